@@ -22,7 +22,8 @@ struct TensorView {
 
 // One .safetensors file. Throws Error(TL_BAD_FILE) naming file, tensor, rule and value for every malformed header:
 // length beyond the file or above 100 MB, bad JSON, duplicate names, unknown dtype, negative or overflowing shape,
-// offsets out of range, overlapping, with holes, or whose size disagrees with dtype and shape.
+// offsets out of range, overlapping, with holes, or whose size disagrees with dtype and shape. Error(TL_NOT_FOUND) when
+// there is no such file, Error(TL_UNSUPPORTED) for a dtype of the format other than the three above.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::string& path);
@@ -42,6 +43,7 @@ class SafetensorsFile {
 // (plain file names only: a path separator or ".." in the index is refused).
 class WeightFiles {
  public:
+  // Throws Error(TL_NOT_FOUND) when a file or an indexed tensor is absent, Error(TL_BAD_FILE) for a malformed index.
   explicit WeightFiles(const std::string& folder);
 
   // Throws Error(TL_NOT_FOUND) naming the tensor and the folder.
@@ -51,6 +53,7 @@ class WeightFiles {
   bool has(const std::string& name) const;
 
  private:
+  std::string folder_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::map<std::string, const TensorView*> tensors_;
 };
