@@ -1,0 +1,46 @@
+/** `deno task verify:isolation`: every scenario on the real service, one line each, exit 1 when a hash differs. */
+
+import { demoModel } from "../demo/model.ts";
+import { Service } from "../harness/service.ts";
+import { makeContext, scenarios } from "./scenarios.ts";
+
+/** Returns the number of scenarios that held and failed. */
+export async function verifyIsolation(print: (line: string) => void): Promise<{ passed: number; failed: number }> {
+  const folder = await Deno.makeTempDir({ prefix: "tlora-isolation-" });
+  const service = await Service.start({ folder });
+  let passed = 0;
+  let failed = 0;
+  try {
+    await service.startHost({ models: [demoModel.folder], threads: 2 });
+    await service.modelOffered(demoModel.id);
+    const context = await makeContext(service);
+    const reference = new Map<number, string>();
+    for (const [index, scenario] of scenarios.entries()) {
+      const start = performance.now();
+      const label = `${String(index + 1).padStart(2)}/${scenarios.length} ${scenario.name.padEnd(44)}`;
+      try {
+        const sha256 = await scenario.run(context);
+        const expected = reference.get(scenario.dropout) ?? sha256;
+        reference.set(scenario.dropout, expected);
+        const held = sha256 === expected;
+        held ? passed++ : failed++;
+        const seconds = ((performance.now() - start) / 1000).toFixed(1);
+        print(`${label} ${sha256.slice(0, 16)} ${held ? "equal" : `DIFFERS from ${expected.slice(0, 16)}`} (${seconds} s)`);
+      } catch (error) {
+        failed++;
+        print(`${label} FAILED: ${error instanceof Error ? error.message : error}`);
+      }
+    }
+    for (const [dropout, sha256] of reference) print(`adapter SHA-256, dropout ${dropout}: ${sha256}`);
+  } finally {
+    await service.stop();
+    await Deno.remove(folder, { recursive: true });
+  }
+  return { passed, failed };
+}
+
+if (import.meta.main) {
+  const { passed, failed } = await verifyIsolation(console.log);
+  console.log(`isolation: ${passed} passed, ${failed} failed`);
+  Deno.exit(failed === 0 ? 0 : 1);
+}
