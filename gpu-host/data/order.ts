@@ -38,7 +38,7 @@ function below(bound: number, seed: number, epoch: number, position: number): nu
 /** An order source that keeps the latest order: a trainer asks for the same epoch at every step. */
 export function cachedOrder(): OrderSource {
   let key = "";
-  let order = new Uint32Array(0);
+  let order: Uint32Array = new Uint32Array(0);
   return (seed, epoch, examples) => {
     const wanted = `${seed}/${epoch}/${examples}`;
     if (wanted !== key) {
