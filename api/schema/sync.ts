@@ -162,7 +162,8 @@ export const report = z.discriminatedUnion("kind", [
     steps_per_epoch: z.int().positive(),
     total_steps: z.int().positive(),
     validation_examples: z.int().nonnegative(),
-    baseline: z.object({ valid_loss: z.number(), valid_mean_token_accuracy: z.number(), valid_exact_match: z.number() }).nullable(),
+    baseline: z.object({ valid_loss: z.number(), valid_mean_token_accuracy: z.number(), valid_exact_match: z.number() })
+      .nullable(),
   }),
   z.object({ ...reportBase, kind: z.literal("steps"), steps: z.array(stepMetrics).min(1).max(256) }),
   /** Uploaded and complete. `visible`: a checkpoint for the user (with PEFT files), not only a resume point. */
