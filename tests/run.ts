@@ -36,9 +36,11 @@ const count = (text: string, word: string): number => Number(new RegExp(`(\\d+) 
 /** Reads the last summary line that the stage printed. */
 export function countOf(output: string, success: boolean): Count {
   const line = output.split("\n").filter((text) => /\d+ passed/.test(text)).at(-1);
-  const counts = line === undefined
-    ? { passed: success ? 1 : 0, failed: 0, skipped: 0 }
-    : { passed: count(line, "passed"), failed: count(line, "failed"), skipped: count(line, "ignored") + count(line, "skipped") };
+  const counts = line === undefined ? { passed: success ? 1 : 0, failed: 0, skipped: 0 } : {
+    passed: count(line, "passed"),
+    failed: count(line, "failed"),
+    skipped: count(line, "ignored") + count(line, "skipped"),
+  };
   if (!success && counts.failed === 0) counts.failed = 1;
   return counts;
 }
@@ -68,7 +70,9 @@ async function runStage(stage: Stage): Promise<Count & { seconds: number }> {
 if (import.meta.main) {
   const unknown = Deno.args.filter((name) => !stages.some((stage) => stage.name === name));
   if (unknown.length > 0) {
-    console.error(`no test stage named ${unknown.join(", ")}; there are ${stages.map((stage) => stage.name).join(", ")}`);
+    console.error(
+      `no test stage named ${unknown.join(", ")}; there are ${stages.map((stage) => stage.name).join(", ")}`,
+    );
     Deno.exit(2);
   }
   const total: Count = { passed: 0, failed: 0, skipped: 0 };

@@ -100,7 +100,9 @@ async function run(): Promise<void> {
   await current.startHost({ models: [demoModel.folder], device: flags.device as "cpu" | "cuda" });
   await current.modelOffered(demoModel.id);
   const client = current.client();
-  console.log(`service at ${current.url} with base model ${demoModel.id}, one host (${flags.device})  [${seconds()} s]`);
+  console.log(
+    `service at ${current.url} with base model ${demoModel.id}, one host (${flags.device})  [${seconds()} s]`,
+  );
 
   const entries: Entry[] = [];
   for (const [index, task] of demoTasks.entries()) {
@@ -125,7 +127,9 @@ async function run(): Promise<void> {
       },
     });
   }
-  console.log("four jobs with different tasks, ranks, batches, lengths and learning rates, submitted through the openai client:");
+  console.log(
+    "four jobs with different tasks, ranks, batches, lengths and learning rates, submitted through the openai client:",
+  );
 
   await Promise.all(entries.map(async (entry, index) => {
     if (index === 2) await new Promise((resolve) => setTimeout(resolve, lateBySeconds * 1000));
@@ -148,7 +152,15 @@ async function run(): Promise<void> {
   }
   console.log(`\nall jobs succeeded  [${seconds()} s]\n`);
   out = flags.out ?? await Deno.makeTempDir({ prefix: "tlora-adapters-" });
-  const rows = [["job", "rank", "batch", "steps", "loss first → last", "held-out accuracy before → after", "adapter folder"]];
+  const rows = [[
+    "job",
+    "rank",
+    "batch",
+    "steps",
+    "loss first → last",
+    "held-out accuracy before → after",
+    "adapter folder",
+  ]];
   for (const entry of entries) rows.push(await result(client, entry, `${out}/${entry.task.name}`));
   console.log(table(rows, [1, 2, 3]));
   console.log("accuracy = share of held-out examples that greedy decoding reproduces exactly\n");
@@ -180,10 +192,14 @@ async function follow(client: OpenAI, entry: Entry): Promise<void> {
     await new Promise((resolve) => setTimeout(resolve, 250));
     job = await client.fineTuning.jobs.retrieve(job.id);
     const page = await client.fineTuning.jobs.listEvents(job.id, { limit: 5 });
-    const data = page.data.map((event) => event.data as Partial<Metrics> | undefined).find((found) => found?.train_loss !== undefined);
+    const data = page.data.map((event) => event.data as Partial<Metrics> | undefined).find((found) =>
+      found?.train_loss !== undefined
+    );
     if (data?.step !== undefined) {
       bar.setTotal(data.total_steps ?? data.step);
-      bar.update(data.step, { note: `loss ${data.train_loss?.toFixed(3)}  group of ${data.group_size}  ${entry.note}` });
+      bar.update(data.step, {
+        note: `loss ${data.train_loss?.toFixed(3)}  group of ${data.group_size}  ${entry.note}`,
+      });
     }
   }
   entry.job = job;
@@ -211,7 +227,9 @@ async function result(client: OpenAI, entry: Entry, target: string): Promise<str
   const losses = data.filter((item) => item.train_loss !== undefined);
   const before = data.find((item) => item.baseline !== undefined)?.baseline?.valid_exact_match;
   const after = data.findLast((item) => item.valid_exact_match !== undefined)?.valid_exact_match;
-  if (before === undefined || after === undefined) throw new Error(`job ${entry.task.name} reported no held-out accuracy`);
+  if (before === undefined || after === undefined) {
+    throw new Error(`job ${entry.task.name} reported no held-out accuracy`);
+  }
   if (after < before + 0.3) {
     throw new Error(`job ${entry.task.name} did not learn: held-out accuracy ${percent(before)} → ${percent(after)}`);
   }

@@ -42,7 +42,9 @@ async function submitAll(client: OpenAI, files: readonly string[]): Promise<Job[
 /** Problems of one finished job, in words; none when all is as in the undisturbed run. */
 async function inspect(client: OpenAI, id: string, index: number, expected: string | undefined) {
   const job = await jobEnds(client, id, 300);
-  if (job.status !== "succeeded") return { problems: [`job ${index} ${job.status}: ${job.error?.message}`], sha256: "" };
+  if (job.status !== "succeeded") {
+    return { problems: [`job ${index} ${job.status}: ${job.error?.message}`], sha256: "" };
+  }
   const problems: string[] = [];
   const steps = (await jobSteps(client, id)).map((step) => step.step);
   const batch = requests(["-"])[index]?.training?.["batch_size"] as number;

@@ -10,9 +10,15 @@ const { values } = parseArgs({
 const count = Number(values.rounds);
 
 export function describeRound(round: Round, of: number): string {
-  const kills = round.kills.map((kill) => `${kill.victim}@${kill.atSeconds.toFixed(1)}s${kill.hit ? "" : " (none ran)"}`);
-  const verdict = round.problems.length === 0 ? "6 jobs succeeded, hashes equal, steps once" : round.problems.join("; ");
-  return `${String(round.index + 1).padStart(2)}/${of} kill -9 ${kills.join(", ")}: ${verdict} (${round.seconds.toFixed(1)} s)`;
+  const kills = round.kills.map((kill) =>
+    `${kill.victim}@${kill.atSeconds.toFixed(1)}s${kill.hit ? "" : " (none ran)"}`
+  );
+  const verdict = round.problems.length === 0
+    ? "6 jobs succeeded, hashes equal, steps once"
+    : round.problems.join("; ");
+  return `${String(round.index + 1).padStart(2)}/${of} kill -9 ${kills.join(", ")}: ${verdict} (${
+    round.seconds.toFixed(1)
+  } s)`;
 }
 
 const rounds = await campaign({

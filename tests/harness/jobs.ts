@@ -21,7 +21,10 @@ export interface JobRequest {
 
 export async function uploadJsonl(client: OpenAI, name: string, rows: readonly unknown[]): Promise<string> {
   const text = rows.map((row) => JSON.stringify(row)).join("\n") + "\n";
-  const file = await client.files.create({ file: await toFile(new TextEncoder().encode(text), name), purpose: "fine-tune" });
+  const file = await client.files.create({
+    file: await toFile(new TextEncoder().encode(text), name),
+    purpose: "fine-tune",
+  });
   return file.id;
 }
 
@@ -34,10 +37,15 @@ export const terminal = (job: Job): boolean => ["succeeded", "failed", "cancelle
 
 export async function jobEnds(client: OpenAI, id: string, seconds: number): Promise<Job> {
   let job: Job | undefined;
-  await until(`job ${id} ends`, async () => {
-    job = await client.fineTuning.jobs.retrieve(id);
-    return terminal(job);
-  }, seconds, 100);
+  await until(
+    `job ${id} ends`,
+    async () => {
+      job = await client.fineTuning.jobs.retrieve(id);
+      return terminal(job);
+    },
+    seconds,
+    100,
+  );
   return job as Job;
 }
 

@@ -7,7 +7,9 @@ export function parseSafetensors(bytes: Uint8Array): {
   const length = Number(view.getBigUint64(0, true));
   const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + length)));
   const tensors = new Map<string, { shape: number[]; values: Float32Array }>();
-  for (const [name, entry] of Object.entries<{ dtype: string; shape: number[]; data_offsets: [number, number] }>(header)) {
+  for (
+    const [name, entry] of Object.entries<{ dtype: string; shape: number[]; data_offsets: [number, number] }>(header)
+  ) {
     if (name === "__metadata__") continue;
     if (entry.dtype !== "F32") throw new Error(`tensor ${name} has dtype ${entry.dtype}`);
     const [begin, end] = entry.data_offsets;

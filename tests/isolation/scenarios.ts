@@ -35,7 +35,14 @@ export const probe = (context: Context, dropout: number): JobRequest => ({
   training_file: at(context.files, 0),
   seed: 20_260_207,
   lora: { r: 6, lora_alpha: 12, lora_dropout: dropout, target_modules: "all-linear" },
-  training: { n_epochs: 3, batch_size: 4, learning_rate: 2e-3, lr_scheduler_type: "cosine", warmup_steps: 5, save_steps: 50 },
+  training: {
+    n_epochs: 3,
+    batch_size: 4,
+    learning_rate: 2e-3,
+    lr_scheduler_type: "cosine",
+    warmup_steps: 5,
+    save_steps: 50,
+  },
 });
 
 export const probeExamples = (probeSteps / 3) * 4 - 1;
@@ -129,7 +136,12 @@ async function grouped(context: Context, dropout: number, neighbours: number, pl
   const job = await createJob(context.client, request);
   if (place === "first") await submitOthers();
   const sha256 = await finish(context, job.id);
-  await expectGroup(context, job.id, (sizes) => sizes.some((size) => size === neighbours + 1), `a group of ${neighbours + 1}`);
+  await expectGroup(
+    context,
+    job.id,
+    (sizes) => sizes.some((size) => size === neighbours + 1),
+    `a group of ${neighbours + 1}`,
+  );
   await endAll(context, others);
   return sha256;
 }
@@ -151,7 +163,12 @@ async function neighbourLeaves(context: Context): Promise<string> {
   await reachesStep(context, job.id, 8);
   await endAll(context, [other.id]);
   const sha256 = await finish(context, job.id);
-  await expectGroup(context, job.id, (sizes) => sizes.includes(2) && sizes.at(-1) === 1, "2 members at first, 1 at the end");
+  await expectGroup(
+    context,
+    job.id,
+    (sizes) => sizes.includes(2) && sizes.at(-1) === 1,
+    "2 members at first, 1 at the end",
+  );
   return sha256;
 }
 
@@ -160,13 +177,18 @@ async function pausedAndResumed(context: Context): Promise<string> {
   await reachesStep(context, job.id, 8);
   await context.client.fineTuning.jobs.pause(job.id);
   let paused = 0;
-  await until("the probe stands still", async () => {
-    const state = await context.client.fineTuning.jobs.retrieve(job.id);
-    const steps = (await jobSteps(context.client, job.id)).length;
-    const still = (state.status as string) === "paused" && steps === paused;
-    paused = steps;
-    return still;
-  }, 60, 500);
+  await until(
+    "the probe stands still",
+    async () => {
+      const state = await context.client.fineTuning.jobs.retrieve(job.id);
+      const steps = (await jobSteps(context.client, job.id)).length;
+      const still = (state.status as string) === "paused" && steps === paused;
+      paused = steps;
+      return still;
+    },
+    60,
+    500,
+  );
   if (paused >= probeSteps) throw new Error("the probe ended before it could be paused");
   await context.client.fineTuning.jobs.resume(job.id);
   return await finish(context, job.id);
@@ -204,10 +226,15 @@ async function finish(context: Context, id: string): Promise<string> {
 }
 
 async function reachesStep(context: Context, id: string, step: number): Promise<void> {
-  await until(`job ${id} reaches step ${step}`, async () => {
-    const page = await context.client.fineTuning.jobs.listEvents(id, { limit: 20 });
-    return page.data.some((event) => ((event.data as { step?: number } | undefined)?.step ?? 0) >= step);
-  }, 120, 40);
+  await until(
+    `job ${id} reaches step ${step}`,
+    async () => {
+      const page = await context.client.fineTuning.jobs.listEvents(id, { limit: 20 });
+      return page.data.some((event) => ((event.data as { step?: number } | undefined)?.step ?? 0) >= step);
+    },
+    120,
+    40,
+  );
 }
 
 async function expectGroup(

@@ -25,7 +25,9 @@ export async function verifyIsolation(print: (line: string) => void): Promise<{ 
         const held = sha256 === expected;
         held ? passed++ : failed++;
         const seconds = ((performance.now() - start) / 1000).toFixed(1);
-        print(`${label} ${sha256.slice(0, 16)} ${held ? "equal" : `DIFFERS from ${expected.slice(0, 16)}`} (${seconds} s)`);
+        print(
+          `${label} ${sha256.slice(0, 16)} ${held ? "equal" : `DIFFERS from ${expected.slice(0, 16)}`} (${seconds} s)`,
+        );
       } catch (error) {
         failed++;
         print(`${label} FAILED: ${error instanceof Error ? error.message : error}`);
