@@ -1,0 +1,83 @@
+/** Splits the slowest groups over devices that nobody needed, as long as a job that moves ends sooner for it. */
+import { f64At, i32At, setI32, takeI32 } from "../arena";
+import { coldSeconds, MOVE_SECONDS } from "../cost";
+import { bestFree, freeProfile } from "../free";
+import * as G from "../groups";
+import { heapSize, heapTop, push, remove, resetHeaps } from "../heap";
+import * as L from "../layout";
+import * as R from "../reason";
+import * as W from "../work";
+
+let members: usize = 0;
+
+export function spread(): void {
+  const capacity = takeI32(1);
+  setI32(capacity, 0, L.deviceCount);
+  resetHeaps(1, capacity);
+  members = takeI32(L.jobCount);
+  for (let v = 0; v < L.deviceCount; v++) if (G.headOf(v) == v) queueSplit(v);
+  while (heapSize(0) > 0) {
+    const device = heapTop(0);
+    remove(0, device);
+    const target = split(device);
+    if (target == -1) continue;
+    queueSplit(device);
+    queueSplit(target);
+  }
+}
+
+function queueSplit(device: i32): void {
+  const group = G.groupAt(device);
+  if (group.span == 1 && group.members > 1) push(0, device, G.groupSeconds(group));
+}
+
+/** Moves about half of a group's tokens to a free device, newcomers before running jobs; the device, or -1. */
+function split(device: i32): i32 {
+  const group = G.groupAt(device);
+  const before = G.groupSeconds(group);
+  let count = 0;
+  for (let m = group.first; m != -1; m = G.nextMember(m)) setI32(members, count++, m);
+  let kept = group.tokens;
+  let staying = count;
+  let moved: f64 = 0;
+  let target = -1;
+  for (let pass = 0; pass < 2; pass++) {
+    for (let i = 0; i < count && staying > 1; i++) {
+      const job = i32At(members, i);
+      const runsHere = i32At(L.currentDevice, job) == device;
+      if (runsHere != (pass == 1)) continue;
+      const tokens = f64At(W.tokens, job);
+      if (target != -1 && moved + tokens > kept - tokens) continue;
+      let at = target;
+      let after: f64 = 0;
+      let profile = -1;
+      if (at == -1) {
+        at = bestFree(job);
+        if (at == -1) continue;
+        profile = freeProfile;
+        after = W.aloneSeconds(job, profile);
+      } else {
+        const there = G.groupAt(at);
+        if (G.refusal(there, job, f64At(L.memoryBytes, at), true) != R.PLACED) continue;
+        profile = there.profile;
+        after = G.secondsWith(there, job);
+      }
+      let cost = i32At(L.residentBase, at) == group.base ? 0 : coldSeconds(profile);
+      if (runsHere) cost = cost + MOVE_SECONDS;
+      if (!(f64At(W.stepsLeft, job) * (before - after) > cost)) continue;
+      if (target == -1) G.openGroup(at, profile, group.base, 1);
+      target = at;
+      G.settleMember(target, job);
+      moved = moved + tokens;
+      kept = kept - tokens;
+      staying--;
+    }
+  }
+  if (target == -1) return -1;
+  G.clearGroup(group, group.profile, group.base, 1);
+  for (let i = 0; i < count; i++) {
+    const job = i32At(members, i);
+    if (i32At(G.jobHead, job) == device) G.settleMember(device, job);
+  }
+  return target;
+}

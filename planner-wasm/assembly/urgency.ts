@@ -1,0 +1,28 @@
+/**
+ * Urgency = 10^priority × tenant weight × (1 + waited / alone duration)³ ÷ GPU seconds left.
+ * Dividing by what is left finishes short work first (weighted shortest remaining service); the cube lets any job
+ * outgrow a stream of shorter ones after waiting a small multiple of its own length.
+ */
+import { f64At, i32At } from "./arena";
+import * as L from "./layout";
+import * as W from "./work";
+
+const MOST_PRIORITY: i32 = 8;
+/** Shorter durations count as this, so that a job of milliseconds does not age to infinity. */
+const SHORTEST: f64 = 1;
+
+function tenTo(priority: i32): f64 {
+  const n = min(abs(priority), MOST_PRIORITY);
+  let power: f64 = 1;
+  for (let i = 0; i < n; i++) power = power * 10;
+  return priority < 0 ? 1 / power : power;
+}
+
+export function urgencyOf(job: i32, alone: f64): f64 {
+  const gang = <f64>i32At(L.jobGang, job);
+  const duration = Math.max(SHORTEST, alone * Math.max(1, f64At(L.stepsTotal, job)));
+  const left = Math.max(SHORTEST, alone * f64At(W.stepsLeft, job)) * gang;
+  const waited = Math.max(0, L.now - f64At(L.submitted, job) - f64At(L.attained, job) / gang);
+  const age = 1 + waited / duration;
+  return tenTo(i32At(L.jobPriority, job)) * f64At(L.tenantWeight, i32At(L.jobTenant, job)) * age * age * age / left;
+}

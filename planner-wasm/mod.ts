@@ -1,0 +1,6 @@
+/** The planner room's one entry point. */
+export * from "./types.ts";
+export { decodeSnapshot, encodeSnapshot } from "./codec.ts";
+export { LAYOUT_VERSION } from "./layout.ts";
+export { instantiatePlanner, loadPlanner } from "./load.ts";
+export { validateSnapshot } from "./validate.ts";
