@@ -1,0 +1,72 @@
+// The decoder, top to bottom:
+//   h_0 = E[tokens]
+//   x1 = norm(h);  q, k, v = linear(x1);  a = attention(rope(q), rope(k), v);  m = h + linear_o(a)
+//   x2 = norm(m);  g, u = linear(x2);     h' = m + linear_down(silu(g) * u)
+#include "graph/step.h"
+
+namespace tlora {
+namespace {
+
+LinearPart part_of(const Model& model, const Batch& batch, int layer, int module, int index, StepBuffers& buffers, Matrix y) {
+  bool dropout = false;
+  for (const auto& owner : batch.adapters) dropout |= batch.dropout(owner.first) > 0;
+  LinearPart part;
+  part.module = module;
+  part.weight = model.layer(layer).linear[module].get();
+  part.y = y;
+  part.strip = buffers.layer(layer).strip[module];
+  part.strip_grad = buffers.strip_grad[index];
+  if (dropout) part.dropped = buffers.dropped[index];
+  return part;
+}
+
+}  // namespace
+
+std::vector<LinearPart> attention_inputs(const Model& model, const Batch& batch, int layer, StepBuffers& buffers, Matrix qkv) {
+  const int64_t element = model.backend().activation_bytes();
+  const int64_t q_columns = model.module_out(TL_Q_PROJ), k_columns = model.module_out(TL_K_PROJ);
+  return {part_of(model, batch, layer, TL_Q_PROJ, 0, buffers, qkv),
+          part_of(model, batch, layer, TL_K_PROJ, 1, buffers, columns(qkv, q_columns, element)),
+          part_of(model, batch, layer, TL_V_PROJ, 2, buffers, columns(qkv, q_columns + k_columns, element))};
+}
+
+std::vector<LinearPart> mlp_inputs(const Model& model, const Batch& batch, int layer, StepBuffers& buffers, Matrix gate_up) {
+  const int64_t element = model.backend().activation_bytes();
+  return {part_of(model, batch, layer, TL_GATE_PROJ, 0, buffers, gate_up),
+          part_of(model, batch, layer, TL_UP_PROJ, 1, buffers, columns(gate_up, model.config().intermediate, element))};
+}
+
+std::vector<LinearPart> single_linear(const Model& model, const Batch& batch, int layer, int module, StepBuffers& buffers,
+                                      Matrix y) {
+  return {part_of(model, batch, layer, module, 0, buffers, y)};
+}
+
+void forward(const Model& model, const Batch& batch, const int32_t* tokens, StepBuffers& buffers) {
+  Backend& backend = model.backend();
+  const ModelConfig& c = model.config();
+  const AttentionShape shape = model.attention();
+  const int64_t n = batch.tokens;
+  const int64_t v_first = model.module_out(TL_Q_PROJ) + model.module_out(TL_K_PROJ);
+
+  backend.embed(model.embedding(), tokens, n, buffers.hidden_in(0));
+  for (int i = 0; i < c.layers; ++i) {
+    const LayerWeights& w = model.layer(i);
+    LayerBuffers& b = buffers.layer(i);
+    const Matrix h = buffers.hidden_in(i);
+
+    backend.rmsnorm_forward(h, w.input_norm, c.rms_eps, nullptr, n, c.hidden, buffers.normed, b.input_rstd);
+    backend.linear_forward(batch, i, buffers.normed, attention_inputs(model, batch, i, buffers, b.qkv), nullptr);
+    backend.rope_forward(batch, shape, b.qkv, w.q_norm, w.k_norm, c.rms_eps, buffers.rope, buffers.q, buffers.k);
+    backend.attention_forward(batch, shape, buffers.q, buffers.k, columns(b.qkv, v_first, backend.activation_bytes()),
+                              b.attention, b.lse, buffers.attention_scratch);
+    backend.linear_forward(batch, i, b.attention, single_linear(model, batch, i, TL_O_PROJ, buffers, b.middle), &h);
+
+    backend.rmsnorm_forward(b.middle, w.post_norm, c.rms_eps, nullptr, n, c.hidden, buffers.normed, b.post_rstd);
+    backend.linear_forward(batch, i, buffers.normed, mlp_inputs(model, batch, i, buffers, b.gate_up), nullptr);
+    backend.swiglu_forward(b.gate_up, n, c.intermediate, buffers.act);
+    backend.linear_forward(batch, i, buffers.act,
+                           single_linear(model, batch, i, TL_DOWN_PROJ, buffers, buffers.hidden_in(i + 1)), &b.middle);
+  }
+}
+
+}  // namespace tlora

@@ -1,0 +1,120 @@
+#include "graph/step.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace tlora {
+
+Batch make_batch(std::vector<Segment> segments, int64_t tokens, bool train) {
+  Batch batch;
+  batch.tokens = tokens;
+  batch.train = train;
+  batch.segments = std::move(segments);
+  for (size_t i = 0; i < batch.segments.size(); ++i) {
+    Segment& s = batch.segments[i];
+    s.strip = batch.strip_elements;
+    if (s.adapter) batch.strip_elements += s.length * s.adapter->strip_columns;
+    batch.longest = std::max(batch.longest, s.length);
+    if (!batch.runs.empty() && batch.runs.back().adapter == s.adapter)
+      batch.runs.back().rows += s.length;
+    else
+      batch.runs.push_back({s.adapter, s.start, s.length, s.strip});
+    if (!s.adapter) continue;
+    auto owner = std::find_if(batch.adapters.begin(), batch.adapters.end(),
+                              [&](const auto& entry) { return entry.first == s.adapter; });
+    if (owner == batch.adapters.end()) owner = batch.adapters.insert(owner, {s.adapter, {}});
+    owner->second.push_back(static_cast<int32_t>(i));
+  }
+  return batch;
+}
+
+namespace {
+
+StepShape shape_of(const Batch& batch, int64_t loss_rows) {
+  StepShape shape;
+  shape.tokens = batch.tokens;
+  shape.segments = static_cast<int64_t>(batch.segments.size());
+  shape.longest = batch.longest;
+  shape.loss_rows = loss_rows;
+  shape.strip_elements = batch.strip_elements;
+  shape.train = batch.train;
+  for (const auto& owner : batch.adapters) shape.dropout |= batch.dropout(owner.first) > 0;
+  return shape;
+}
+
+}  // namespace
+
+void run_step(Model& model, const Batch& batch, const int32_t* tokens, const int32_t* targets, tl_segment_result* results) {
+  Backend& backend = model.backend();
+  const ModelConfig& c = model.config();
+  const int64_t element = backend.activation_bytes();
+
+  // The rows that carry a loss, compacted: only they reach the head.
+  std::vector<int64_t> rows;
+  std::vector<int32_t> row_targets;
+  std::vector<float> row_scale;
+  for (const Segment& s : batch.segments)
+    for (int64_t t = s.start; t < s.start + s.length; ++t)
+      if (targets[t] != TL_IGNORE_INDEX) {
+        rows.push_back(t);
+        row_targets.push_back(targets[t]);
+        row_scale.push_back(s.loss_scale);
+      }
+  const int64_t loss_rows = static_cast<int64_t>(rows.size());
+  std::vector<double> loss(rows.size());
+  std::vector<uint8_t> correct(rows.size());
+
+  StepBuffers b = model.prepare(shape_of(batch, loss_rows));
+  forward(model, batch, tokens, b);
+
+  const Matrix last = b.hidden_in(c.layers);
+  if (loss_rows)
+    backend.rmsnorm_forward(last, model.final_norm(), c.rms_eps, rows.data(), loss_rows, c.hidden, b.head_input, b.head_rstd);
+  for (int64_t first = 0; first < loss_rows; first += b.head_chunk) {
+    const int64_t count = std::min(b.head_chunk, loss_rows - first);
+    const Matrix x = columns(b.head_input, first * b.head_input.ld, element);
+    backend.head_logits(x, count, model.head(), b.logits, b.logits_ld);
+    backend.cross_entropy(b.logits, b.logits_ld, count, c.vocab, row_targets.data() + first,
+                          batch.train ? row_scale.data() + first : nullptr, loss.data() + first, correct.data() + first);
+    if (batch.train)
+      backend.head_backward(b.logits, b.logits_ld, count, model.head(), columns(b.head_dinput, first * b.head_dinput.ld, element));
+  }
+
+  if (batch.train) {
+    backend.zero(b.dhidden.data, batch.tokens * b.dhidden.ld * element);
+    if (loss_rows)
+      backend.rmsnorm_backward(b.head_dinput, last, model.final_norm(), b.head_rstd, rows.data(), loss_rows, c.hidden, nullptr,
+                               b.dhidden);
+    backward(model, batch, b);
+  }
+
+  size_t row = 0;
+  for (size_t i = 0; i < batch.segments.size(); ++i) {
+    const int64_t end = batch.segments[i].start + batch.segments[i].length;
+    tl_segment_result result{};
+    for (; row < rows.size() && rows[row] < end; ++row) {
+      result.loss_sum += loss[row];
+      result.loss_tokens += 1;
+      result.correct += correct[row];
+    }
+    results[i] = result;
+  }
+}
+
+void run_logits(Model& model, const Batch& batch, const int32_t* tokens, const int64_t* rows, int64_t row_count, float* logits) {
+  Backend& backend = model.backend();
+  const ModelConfig& c = model.config();
+  StepBuffers b = model.prepare(shape_of(batch, row_count));
+  forward(model, batch, tokens, b);
+  backend.rmsnorm_forward(b.hidden_in(c.layers), model.final_norm(), c.rms_eps, rows, row_count, c.hidden, b.head_input,
+                          b.head_rstd);
+  for (int64_t first = 0; first < row_count; first += b.head_chunk) {
+    const int64_t count = std::min(b.head_chunk, row_count - first);
+    backend.head_logits(columns(b.head_input, first * b.head_input.ld, backend.activation_bytes()), count, model.head(),
+                        b.logits, b.logits_ld);
+    for (int64_t i = 0; i < count; ++i)
+      backend.download(logits + (first + i) * c.vocab, b.logits + i * b.logits_ld, int64_t{c.vocab} * 4);
+  }
+}
+
+}  // namespace tlora

@@ -1,0 +1,30 @@
+// One packed batch through the model. The caller has validated every argument.
+#pragma once
+
+#include <vector>
+
+#include "graph/model.h"
+
+namespace tlora {
+
+// Runs, owners and strip offsets of a segment table whose adapters are already looked up.
+Batch make_batch(std::vector<Segment> segments, int64_t tokens, bool train);
+
+// Fills buffers.hidden_in(layers) from tokens; with batch.train everything backward needs stays in the buffers.
+void forward(const Model& model, const Batch& batch, const int32_t* tokens, StepBuffers& buffers);
+
+// From buffers.dhidden = dL/d(output of the last layer): adds every adapter's gradient to its slot.
+void backward(const Model& model, const Batch& batch, StepBuffers& buffers);
+
+// tl_forward_backward (batch.train) or tl_evaluate.
+void run_step(Model& model, const Batch& batch, const int32_t* tokens, const int32_t* targets, tl_segment_result* results);
+
+void run_logits(Model& model, const Batch& batch, const int32_t* tokens, const int64_t* rows, int64_t row_count, float* logits);
+
+// The parts of the linears that share an input, with their buffers.
+std::vector<LinearPart> attention_inputs(const Model& model, const Batch& batch, int layer, StepBuffers& buffers, Matrix qkv);
+std::vector<LinearPart> mlp_inputs(const Model& model, const Batch& batch, int layer, StepBuffers& buffers, Matrix gate_up);
+std::vector<LinearPart> single_linear(const Model& model, const Batch& batch, int layer, int module, StepBuffers& buffers,
+                                      Matrix y);
+
+}  // namespace tlora
