@@ -29,8 +29,11 @@ export interface BlobStore {
   /** Size in bytes, null when there is no such blob. */
   size(sha256: string): Promise<number | null>;
   exists(sha256: string): Promise<boolean>;
-  /** False when there was no such blob. */
-  delete(sha256: string): Promise<boolean>;
+  /**
+   * False when there was no such blob, or it was put at or after `storedBefore` (epoch milliseconds): a collector that found
+   * a blob without references must not take it from an upload of the same bytes that came meanwhile.
+   */
+  delete(sha256: string, storedBefore?: number): Promise<boolean>;
   /** Every blob, in no order. */
   list(): AsyncIterable<StoredBlob>;
 }

@@ -120,3 +120,14 @@ Deno.test("a cancelled read closes the file, and names that are no hash are abse
     strictEqual(await blobs.size("tmp"), null);
     strictEqual(await blobs.get("0".repeat(64)), null);
   }));
+
+Deno.test("a conditional delete spares blobs that were put again", () =>
+  withBlobs(async (blobs) => {
+    const { sha256 } = await blobs.put(streamOf(bytesOf("abc")));
+    const [listed] = await Array.fromAsync(blobs.list());
+    ok(listed);
+    strictEqual(await blobs.delete(sha256, listed.storedAt), false);
+    strictEqual(await blobs.exists(sha256), true);
+    strictEqual(await blobs.delete(sha256, listed.storedAt + 1), true);
+    strictEqual(await blobs.exists(sha256), false);
+  }));

@@ -47,6 +47,7 @@ class FolderBlobs implements BlobStore {
   readonly #quota: number;
   /** Stored blobs and temporary files being written. */
   #used = 0;
+  #last: Promise<void> = Promise.resolve();
 
   constructor(folder: string, temporary: string, ids: Ids, quota: number) {
     this.#folder = folder;
@@ -93,13 +94,15 @@ class FolderBlobs implements BlobStore {
     return await this.size(sha256) !== null;
   }
 
-  async delete(sha256: string): Promise<boolean> {
-    const bytes = await this.size(sha256);
-    if (bytes === null) return false;
-    const removed = await ifPresent(Deno.remove(this.#path(sha256)).then(() => true));
-    if (removed === null) return false;
-    this.#used -= bytes;
-    return true;
+  delete(sha256: string, storedBefore = Infinity): Promise<boolean> {
+    return this.#exclusively(async () => {
+      if (!hashPattern.test(sha256)) return false;
+      const info = await ifPresent(Deno.stat(this.#path(sha256)));
+      if (info === null || (info.mtime?.getTime() ?? 0) >= storedBefore) return false;
+      await Deno.remove(this.#path(sha256));
+      this.#used -= info.size;
+      return true;
+    });
   }
 
   async *list(): AsyncIterable<StoredBlob> {
@@ -112,6 +115,13 @@ class FolderBlobs implements BlobStore {
         if (info !== null) yield { sha256, bytes: info.size, storedAt: info.mtime?.getTime() ?? 0 };
       }
     }
+  }
+
+  /** One rename or removal at a time: each looks at what is there and then acts on it. */
+  #exclusively<T>(action: () => Promise<T>): Promise<T> {
+    const result = this.#last.then(action);
+    this.#last = result.then(() => {}, () => {});
+    return result;
   }
 
   #path(sha256: string): string {
@@ -141,13 +151,14 @@ class FolderBlobs implements BlobStore {
       }
       const sha256 = hash.digest("hex");
       if (expected !== null && expected !== sha256) throw new BlobHashMismatch(expected, sha256, bytes);
-      const replaced = await this.size(sha256);
-      const target = this.#path(sha256);
       const shard = join(this.#folder, sha256.slice(0, 2));
-      await Deno.mkdir(shard, { recursive: true });
-      await Deno.rename(temporary, target);
-      renamed = true;
-      if (replaced !== null) this.#used -= replaced;
+      await this.#exclusively(async () => {
+        const replaced = await this.size(sha256);
+        await Deno.mkdir(shard, { recursive: true });
+        await Deno.rename(temporary, this.#path(sha256));
+        renamed = true;
+        if (replaced !== null) this.#used -= replaced;
+      });
       // The rename itself is durable only once its directory is, and the directory once its parent is.
       await syncDirectory(shard);
       await syncDirectory(this.#folder);

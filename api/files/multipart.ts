@@ -103,7 +103,7 @@ export class MultipartScanner {
 
 /** Events of a whole body. Ends with an error when the body ends before the closing delimiter. */
 export async function* multipartEvents(
-  body: ReadableStream<Uint8Array>,
+  body: AsyncIterable<Uint8Array>,
   boundary: string,
 ): AsyncGenerator<MultipartEvent, void, undefined> {
   const scanner = new MultipartScanner(boundary);

@@ -1,0 +1,19 @@
+/** Everything the HTTP face needs from outside: no module below reads a clock, draws a number or opens a file by itself. */
+
+import type { BlobStore } from "./blobs/blob_store.ts";
+import type { Limits } from "./limits.ts";
+import type { Clock } from "./runtime/clock.ts";
+import type { Ids } from "./runtime/ids.ts";
+import type { Logger } from "./runtime/logger.ts";
+import type { Store } from "./store/store.ts";
+
+export interface Deps {
+  store: Store;
+  blobs: BlobStore;
+  clock: Clock;
+  ids: Ids;
+  logger: Logger;
+  limits: Limits;
+  /** Tells the scheduler that there may be something to plan. */
+  wake: () => void;
+}

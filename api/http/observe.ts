@@ -1,0 +1,19 @@
+/** An id for every request, in its response and in whatever is logged about it. */
+
+import type { MiddlewareHandler } from "hono";
+import type { Clock } from "../runtime/clock.ts";
+import type { Ids } from "../runtime/ids.ts";
+import type { Logger } from "../runtime/logger.ts";
+import type { Env } from "./env.ts";
+
+export function observe({ ids, clock, logger }: { ids: Ids; clock: Clock; logger: Logger }): MiddlewareHandler<Env> {
+  return async (c, next) => {
+    const requestId = ids.next("req_");
+    const start = clock();
+    c.set("requestId", requestId);
+    await next();
+    c.res.headers.set("x-request-id", requestId);
+    const { method, path } = c.req;
+    logger("debug", "request", { requestId, method, path, status: c.res.status, ms: clock() - start });
+  };
+}
