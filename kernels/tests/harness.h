@@ -1,4 +1,4 @@
-// A minimal test registry. One test program = one .cpp that includes this header once; it defines main.
+// A minimal test registry; main.cpp runs what all test files of the program registered.
 //
 //   TEST(adds_numbers) { CHECK(1 + 1 == 2); CHECK_MSG(sum == 2, "sum is %d", sum); }
 //
@@ -102,5 +102,3 @@ inline int run(int argc, char** argv) {
     std::printf("\n");              \
     throw harness::Stop();          \
   } while (0)
-
-int main(int argc, char** argv) { return harness::run(argc, argv); }

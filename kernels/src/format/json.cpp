@@ -86,10 +86,10 @@ class Parser {
   }
 
   Json parse_value(int depth) {
-    if (depth > kMaxDepth) fail("nesting deeper than " + std::to_string(kMaxDepth));
     if (++values_ > kMaxValues) fail("more than " + std::to_string(kMaxValues) + " values");
     skip_space();
     if (at_ == text_.size()) fail("expected a value");
+    if (depth == kMaxDepth && (looking_at('{') || looking_at('['))) fail("nesting deeper than " + std::to_string(kMaxDepth));
     switch (text_[at_]) {
       case '{': return parse_object(depth);
       case '[': return parse_array(depth);
