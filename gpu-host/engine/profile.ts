@@ -1,0 +1,98 @@
+/** What the planner is told about one base model on one device. */
+
+import type { ModelProfile } from "../../api/schema/sync.ts";
+import type { MemoryEstimate, MemoryRequest } from "./abi.ts";
+import type { CostCoefficients } from "./cost_fit.ts";
+
+/** Facts of an opened model plus fitted coefficients: enough to make a ModelProfile. */
+export interface ModelFit {
+  readonly weightBytes: number;
+  readonly bytesPerToken: number;
+  readonly bytesFixed: number;
+  readonly bytesPerAdapterParameter: number;
+  readonly cost: CostCoefficients;
+  /** Measured steps behind `cost`; 0 = the prior alone. */
+  readonly samples: number;
+}
+
+const PROBE = { few: 256, many: 2048, segment: 256, rank: 16 };
+
+/** Straight lines through the engine's own estimates. */
+export function memoryFit(
+  estimate: (request: MemoryRequest) => MemoryEstimate,
+  maxPositions: number,
+): Pick<ModelFit, "bytesPerToken" | "bytesFixed" | "bytesPerAdapterParameter"> {
+  const at = (tokens: number): MemoryEstimate =>
+    estimate({
+      maxSegment: Math.min(PROBE.segment, maxPositions, tokens),
+      tokens,
+      // Every row may carry a loss (train_on_inputs): the dearest case.
+      lossTokens: tokens,
+      adapterParameters: 1_000_000,
+      adapters: 1,
+      stripColumns: PROBE.rank,
+    });
+  const few = at(PROBE.few);
+  const many = at(PROBE.many);
+  const bytesPerToken = Math.max(0, (many.stepBytes - few.stepBytes) / (PROBE.many - PROBE.few));
+  return {
+    bytesPerToken,
+    bytesFixed: Math.max(0, many.stepBytes - bytesPerToken * PROBE.many),
+    bytesPerAdapterParameter: Math.max(1, many.adapterBytes / 1_000_000),
+  };
+}
+
+/** Before the first measured step: arithmetic at a modest rate. Wrong by a factor, but of the right shape. */
+export function priorCost(
+  facts: { parameters: number; layers: number; hidden: number },
+  flopsPerSecond: number,
+): CostCoefficients {
+  return {
+    fixed: 1e-3,
+    perToken: 4 * facts.parameters / flopsPerSecond,
+    perSquare: 6 * facts.layers * facts.hidden / flopsPerSecond,
+    perAdapter: 1e-4,
+    // 7 modules of about hidden x hidden in and out, forward and backward.
+    perRankToken: 84 * facts.layers * facts.hidden / flopsPerSecond,
+  };
+}
+
+export interface DeviceLimits {
+  readonly memoryBytes: number;
+  readonly maxPositions: number;
+  readonly maxStripColumns: number;
+  /** Cap of one micro-batch, tokens. */
+  readonly maxMicroBatchTokens: number;
+}
+
+export function modelProfile(fit: ModelFit, limits: DeviceLimits): ModelProfile {
+  // Half of what the base leaves: adapters, checkpoints in flight and the host itself need the rest.
+  const room = Math.max(0, limits.memoryBytes - fit.weightBytes - fit.bytesFixed) / 2;
+  const fits = Math.floor(room / Math.max(1, fit.bytesPerToken));
+  const microBatch = Math.max(1, Math.min(limits.maxMicroBatchTokens, fits));
+  return {
+    weight_bytes: fit.weightBytes,
+    bytes_per_token: fit.bytesPerToken,
+    bytes_fixed: fit.bytesFixed,
+    bytes_per_adapter_parameter: fit.bytesPerAdapterParameter,
+    seconds_fixed: fit.cost.fixed,
+    seconds_per_token: fit.cost.perToken,
+    seconds_per_square: fit.cost.perSquare,
+    seconds_per_adapter: fit.cost.perAdapter,
+    seconds_per_rank_token: fit.cost.perRankToken,
+    token_budget: tokenBudget(fit.cost, microBatch),
+    micro_batch_tokens: microBatch,
+    max_strip_columns: limits.maxStripColumns,
+  };
+}
+
+/**
+ * The knee of the cost curve: the tokens at which what a step costs whatever its size is a twentieth of what its tokens cost.
+ * More tokens in a step than that make every member slower for almost nothing.
+ */
+function tokenBudget(cost: CostCoefficients, microBatch: number): number {
+  const perToken = cost.perToken;
+  if (!(perToken > 0)) return microBatch;
+  const knee = 20 * (cost.fixed + cost.perAdapter) / perToken;
+  return Math.max(microBatch, Math.min(Math.ceil(knee), 64 * microBatch));
+}

@@ -1,0 +1,169 @@
+/**
+ * An engine model in TypeScript whose arithmetic depends on its inputs the way the contract says: per slot, one sequence at a
+ * time, in data order. It lets the trainer be tested without the library, and it refuses or diverges on demand.
+ */
+
+import type { AdapterTensor } from "../../peft/export.ts";
+import type {
+  AdapterConfig,
+  MemoryEstimate,
+  ModelInfo,
+  OptimizerItem,
+  OptimizerResult,
+  SegmentResult,
+  Slot,
+  StateName,
+} from "../abi.ts";
+import type { PackedBatch } from "../batch.ts";
+import type { EngineModel } from "../engine.ts";
+import { TlError } from "../tl_error.ts";
+
+const HIDDEN = 4;
+
+type State = Record<StateName, Float32Array<ArrayBuffer>>;
+
+export class FakeModel implements EngineModel {
+  readonly slots = new Map<Slot, State & { config: AdapterConfig }>();
+  readonly calls: { kind: "train" | "evaluate"; tokens: number; slots: Slot[] }[] = [];
+  /** Batches with more tokens than this are refused as too large. */
+  maxTokens = Infinity;
+  /** Batches that hold this token are refused. */
+  poison: number | undefined;
+  /** From this optimizer step on, slots with this rank are not finite. */
+  diverge: { rank: number; step: number } | undefined;
+  #next = 1n;
+
+  describe(): ModelInfo {
+    return {
+      architecture: "llama",
+      hidden: HIDDEN,
+      layers: 1,
+      heads: 1,
+      kvHeads: 1,
+      headDim: HIDDEN,
+      intermediate: HIDDEN,
+      vocab: 256,
+      maxPositions: 512,
+      tiedEmbeddings: false,
+      compute: "fp32",
+      parameters: 1000,
+      weightBytes: 4000,
+      adapterBytes: 0,
+      workspaceBytes: 0,
+    };
+  }
+
+  memoryEstimate({ tokens, adapterParameters }: { tokens: number; adapterParameters: number }): MemoryEstimate {
+    return { stepBytes: 1000 + 64 * tokens, adapterBytes: 16 * adapterParameters };
+  }
+
+  addAdapter(config: AdapterConfig): Slot {
+    const slot = this.#next++;
+    const size = 2 * HIDDEN * config.rank * config.targetModules.length;
+    const weights = Float32Array.from({ length: size }, (_, i) => Math.sin(config.seed + i));
+    this.slots.set(slot, {
+      config,
+      weights,
+      moment1: new Float32Array(size),
+      moment2: new Float32Array(size),
+      gradient: new Float32Array(size),
+    });
+    return slot;
+  }
+
+  removeAdapter(slot: Slot): void {
+    if (!this.slots.delete(slot)) throw new TlError("tl_adapter_remove", 2, `slot ${slot} does not exist`);
+  }
+
+  layout(slot: Slot): AdapterTensor[] {
+    const { config } = this.#slot(slot);
+    return config.targetModules.flatMap((module, i): AdapterTensor[] => {
+      const size = HIDDEN * config.rank;
+      return [
+        { layer: 0, module, matrix: "A", rows: config.rank, columns: HIDDEN, offset: 2 * i * size },
+        { layer: 0, module, matrix: "B", rows: HIDDEN, columns: config.rank, offset: (2 * i + 1) * size },
+      ];
+    });
+  }
+
+  exportState(slot: Slot, state: StateName): Float32Array<ArrayBuffer> {
+    return this.#slot(slot)[state].slice();
+  }
+
+  importState(slot: Slot, state: StateName, values: Float32Array): void {
+    this.#slot(slot)[state].set(values);
+  }
+
+  clearGradient(slot: Slot): void {
+    this.#slot(slot).gradient.fill(0);
+  }
+
+  forwardBackward(batch: PackedBatch): SegmentResult[] {
+    this.#admit("train", batch);
+    return batch.segments.map((segment) => {
+      const state = this.#slot(segment.slot);
+      const { tokens } = batch;
+      for (let row = segment.start; row < segment.start + segment.length; row++) {
+        const i = (tokens[row]! * 7 + segment.dropoutKey) % state.gradient.length;
+        state.gradient[i] = state.gradient[i]! + (Math.sin(tokens[row]! + state.weights[i]!)) * segment.lossScale;
+      }
+      return this.#result(batch, segment.start, segment.length, state.weights[0]!);
+    });
+  }
+
+  evaluate(batch: PackedBatch): SegmentResult[] {
+    this.#admit("evaluate", batch);
+    return batch.segments.map(({ slot, start, length }) =>
+      this.#result(batch, start, length, slot === 0n ? 0 : this.#slot(slot).weights[0]!)
+    );
+  }
+
+  optimizerStep(items: readonly OptimizerItem[]): OptimizerResult[] {
+    return items.map((item) => {
+      const state = this.#slot(item.slot);
+      const norm = Math.sqrt(state.gradient.reduce((sum, value) => sum + value * value, 0));
+      if (this.diverge !== undefined && state.config.rank === this.diverge.rank && item.step >= this.diverge.step) {
+        state.gradient.fill(0);
+        return { gradNorm: NaN, finite: false };
+      }
+      for (let i = 0; i < state.weights.length; i++) {
+        state.moment1[i] = item.beta1 * state.moment1[i]! + (1 - item.beta1) * state.gradient[i]!;
+        state.moment2[i] = item.beta2 * state.moment2[i]! + (1 - item.beta2) * state.gradient[i]! ** 2;
+        state.weights[i] = state.weights[i]! -
+          item.learningRate * state.moment1[i]! / (Math.sqrt(state.moment2[i]!) + item.epsilon);
+      }
+      state.gradient.fill(0);
+      return { gradNorm: norm, finite: true };
+    });
+  }
+
+  #slot(slot: Slot): State & { config: AdapterConfig } {
+    const state = this.slots.get(slot);
+    if (state === undefined) throw new TlError("slot", 2, `slot ${slot} does not exist`);
+    return state;
+  }
+
+  #admit(kind: "train" | "evaluate", batch: PackedBatch): void {
+    if (batch.tokens.length > this.maxTokens) {
+      throw new TlError("tl_forward_backward", 5, `${batch.tokens.length} tokens do not fit`);
+    }
+    if (this.poison !== undefined && batch.tokens.includes(this.poison)) {
+      throw new TlError("tl_forward_backward", 1, `tokens must be in 0..255, not ${this.poison}`);
+    }
+    this.calls.push({ kind, tokens: batch.tokens.length, slots: batch.segments.map(({ slot }) => slot) });
+  }
+
+  #result(batch: PackedBatch, start: number, length: number, weight: number): SegmentResult {
+    let lossTokens = 0;
+    let lossSum = 0;
+    let correct = 0;
+    for (let row = start; row < start + length; row++) {
+      const target = batch.targets[row]!;
+      if (target < 0) continue;
+      lossTokens++;
+      lossSum += Math.abs(Math.sin(target) - weight) + 0.1;
+      if (target % 2 === 0) correct++;
+    }
+    return { lossSum, lossTokens, correct };
+  }
+}
