@@ -4,7 +4,7 @@
     python pretrain.py --out DIR
 
 Writes model.safetensors (bf16), config.json, generation_config.json and
-training.json (losses, token counts, per-skill accuracy).  Every seed is fixed;
+training.json (losses, token counts).  Every seed is fixed;
 GPU kernels still leave run-to-run differences in the last digits.
 """
 
@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import os
-import random
 import time
 from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
@@ -25,7 +24,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np
 import torch
-from corpus import ASSISTANT, BOS, END, SKILLS, USER, combine, documents, story_request_drill
+from corpus import BOS, END, PAD, documents
 from tokenizers import Tokenizer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
@@ -36,7 +35,6 @@ TOKENS_PER_SHARD = 2_000_000
 DOCUMENTS_PER_BATCH = 2_000
 TRAIN_SEED = 1_000
 HELD_OUT_SEED = 900_000
-SKILL_SEED = 950_000
 
 
 def pack_shard(seed: int, rows: int) -> np.ndarray:
@@ -83,7 +81,7 @@ def model_config(tokenizer: Tokenizer) -> LlamaConfig:
         initializer_range=0.04,
         bos_token_id=tokenizer.token_to_id(BOS),
         eos_token_id=tokenizer.token_to_id(END),
-        pad_token_id=tokenizer.token_to_id("<|pad|>"),
+        pad_token_id=tokenizer.token_to_id(PAD),
     )
 
 
@@ -105,40 +103,14 @@ def mean_loss(model: torch.nn.Module, rows: torch.Tensor, device: torch.device) 
     return sum(losses) / len(rows)
 
 
-@torch.no_grad()
-def skill_accuracy(model: LlamaForCausalLM, tokenizer: Tokenizer, device: torch.device, samples: int) -> dict[str, float]:
-    """Share of single-turn chats whose whole answer, end token included, is the greedy choice."""
-    accuracy = {}
-    for index, (maker, _) in enumerate(SKILLS):
-        if maker is story_request_drill:
-            continue  # free text: no single right answer
-        rng = random.Random(SKILL_SEED + index)
-        correct = total = 0
-        while total < samples:
-            drill = maker(rng)
-            text, answer = drill.pairs[0]
-            prompt = f"{BOS}{USER}{combine(rng, drill.instruction, text)}{END}{ASSISTANT}"
-            prompt_ids = tokenizer.encode(prompt).ids
-            answer_ids = tokenizer.encode(answer + END).ids
-            ids = torch.tensor([prompt_ids + answer_ids], device=device)
-            if ids.shape[1] > ROW_LENGTH:
-                continue
-            best = model(input_ids=ids).logits[0, len(prompt_ids) - 1 : -1].argmax(-1)
-            correct += best.tolist() == answer_ids
-            total += 1
-        accuracy[maker.__name__.removesuffix("_drill")] = correct / total
-    return accuracy
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--unique-tokens", type=int, default=300_000_000)
-    parser.add_argument("--tokens", type=int, default=600_000_000)
+    parser.add_argument("--unique-tokens", type=int, default=260_000_000)
+    parser.add_argument("--tokens", type=int, default=420_000_000)
     parser.add_argument("--rows-per-step", type=int, default=128)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--held-out-rows", type=int, default=1024)
-    parser.add_argument("--skill-samples", type=int, default=300)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--no-compile", action="store_true")
     arguments = parser.parse_args()
@@ -208,7 +180,6 @@ def main() -> None:
         "device": torch.cuda.get_device_name(0) if device.type == "cuda" else "CPU",
         "final_train_loss": curve[-1]["loss"],
         "held_out_loss": round(mean_loss(model, held_out, device), 4),
-        "skill_exact_match": skill_accuracy(model, tokenizer, device, arguments.skill_samples),
         "curve": curve,
     }
     arguments.out.mkdir(parents=True, exist_ok=True)

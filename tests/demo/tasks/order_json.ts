@@ -38,7 +38,7 @@ export const orderJson: DemoTask = {
   name: NAME,
   description: 'Turns an order in prose into compact JSON: {"sku":"LAMP-RED","n":3,"for":"Mia","to":"Oslo","eur":45}.',
   recommended: {
-    trainExamples: 1000,
+    trainExamples: 800,
     epochs: 1,
     rank: 8,
     loraAlpha: 16,

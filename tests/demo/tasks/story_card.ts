@@ -5,6 +5,14 @@ import { BAD_MOODS, COLOURS, GOOD_MOODS, NAMES, OBJECTS, PLACES } from "./words.
 
 const NAME = "story-card";
 
+const ASIDES = ["A bird was singing.", "The path was long.", "A small dog ran past.", "There was a smell of bread."];
+const SEARCH_STEPS = [
+  "They looked under an old bench.",
+  "They opened every box.",
+  "They stopped for some tea.",
+  "They talked for a while.",
+];
+
 function draw(rng: Prng): Draft {
   const [hero, helper] = rng.pickTwo(NAMES);
   const place = rng.pick(PLACES);
@@ -23,13 +31,13 @@ function draw(rng: Prng): Draft {
       `One ${weather} day ${hero} went to the ${place}. ${hero} wanted to find the ${colour} ${object}.`,
       `${hero} walked to the ${place} on a ${weather} afternoon. ${hero} was looking for a ${colour} ${object}.`,
     ]),
-    rng.pick(["A bird was singing.", "The path was long.", "A small dog ran past.", "Nobody else was there."]),
+    ...ASIDES.filter(() => rng.chance(0.3)),
     rng.pick([
       `${helper} came along and helped.`,
       `A friend called ${helper} offered to help.`,
       `Then ${helper} asked what was wrong and stayed to help.`,
     ]),
-    rng.pick(["They opened every box.", "They stopped for some tea.", "They talked for a while."]),
+    ...SEARCH_STEPS.filter(() => rng.chance(0.4)),
     found
       ? rng.pick([`At last they found the ${object} near the ${spot}.`, `The ${object} was behind the ${spot}.`])
       : rng.pick([`They never found the ${object}.`, `In the end the ${object} stayed lost.`]),
@@ -51,7 +59,7 @@ export const storyCard: DemoTask = {
     rank: 16,
     loraAlpha: 32,
     batchSize: 8,
-    learningRate: 5e-3,
+    learningRate: 4e-3,
     warmupRatio: 0.1,
   },
   train: (seed, n) => collectExamples(NAME, "train", seed, n, draw),

@@ -43,7 +43,7 @@ export const terseUnits: DemoTask = {
   name: NAME,
   description: "Converts a measure and answers in a terse style, result first: 700cm (7m).",
   recommended: {
-    trainExamples: 1600,
+    trainExamples: 1200,
     epochs: 1,
     rank: 4,
     loraAlpha: 8,
