@@ -149,21 +149,51 @@ function prefixSpans(
 }
 
 /**
- * White space behind the end-of-turn token is not trained: generation has stopped by then. Some templates (Qwen3) write the last turn
- * otherwise than an earlier one, so that a conversation cut after an earlier turn is no prefix: then the token alone decides.
+ * A conversation cut after this turn shares its beginning with the whole up to the turn's end, or further. Some templates (Qwen3)
+ * write the last turn otherwise than an earlier one: then the turn ends with the end-of-turn token, if no other comes before it.
  */
 function turnEnd(
   text: string,
   start: number,
-  until: string,
+  cut: string,
   specials: readonly { start: number; end: number }[],
   eosToken: string | null,
 ): number | null {
-  if (text.startsWith(until) && until.length > start) {
-    const last = specials.findLast((token) => token.start >= start && token.end <= until.length);
-    return last !== undefined && text.slice(last.end, until.length).trim() === "" ? last.end : until.length;
+  const own = specials.filter((token) => token.start >= start);
+  if (text.startsWith(cut)) return endOfTurn(text, start, cut.length, own);
+  const shared = sharedLength(text, cut);
+  const last = own.findLast((token) => token.end <= shared);
+  if (last !== undefined) return endOfTurn(text, start, last.end, own);
+  const first = own[0];
+  return first !== undefined && text.slice(first.start, first.end) === eosToken ? first.end : null;
+}
+
+/**
+ * What follows the first end-of-turn token (white space, an end-of-text token) is not trained: generation has stopped by then. It is
+ * the first special token with no text behind it.
+ */
+function endOfTurn(
+  text: string,
+  start: number,
+  limit: number,
+  specials: readonly { start: number; end: number }[],
+): number {
+  const own = specials.filter((token) => token.start >= start && token.end <= limit);
+  let end = limit;
+  for (let i = own.length - 1; i >= 0; i--) {
+    const { start: from, end: to } = own[i]!;
+    const next = own[i + 1]?.start ?? limit;
+    if (text.slice(to, next).trim() !== "") break;
+    end = to;
+    if (from === start) break;
   }
-  return specials.find((token) => token.start >= start && text.slice(token.start, token.end) === eosToken)?.end ?? null;
+  return end;
+}
+
+function sharedLength(a: string, b: string): number {
+  let length = 0;
+  while (length < a.length && a[length] === b[length]) length++;
+  return length;
 }
 
 /** Three characters of the private use area that the text does not have. */

@@ -123,5 +123,7 @@ function firstTokenPast(starts: Uint32Array, position: number): number {
     if (starts[middle + 1]! > position) high = middle;
     else low = middle + 1;
   }
+  // A tokenizer's own leading space takes no byte; it is generated together with the text that it leads.
+  while (low > 0 && starts[low - 1] === starts[low]) low--;
   return low;
 }
