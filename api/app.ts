@@ -4,6 +4,7 @@ import { OpenAPIHono } from "@hono/zod-openapi";
 import { addAdminRoutes } from "./admin/routes.ts";
 import type { Deps } from "./deps.ts";
 import { addFileRoutes } from "./files/routes.ts";
+import { addAdapterRoutes } from "./fine_tuning/adapter_routes.ts";
 import { addFineTuningRoutes } from "./fine_tuning/routes.ts";
 import { addHealthRoutes } from "./health/routes.ts";
 import { authenticate } from "./http/authenticate.ts";
@@ -27,6 +28,7 @@ export function createApp(deps: Deps): Api {
   api.use("/v1/*", authenticate(deps.store));
   addFileRoutes(api, deps);
   addFineTuningRoutes(api, deps);
+  addAdapterRoutes(api, deps);
   addModelRoutes(api, deps);
   addAdminRoutes(api, deps);
   return api;

@@ -1,6 +1,7 @@
 /** Everything the HTTP face needs from outside: no module below reads a clock, draws a number or opens a file by itself. */
 
 import type { BlobStore } from "./blobs/blob_store.ts";
+import type { JobService } from "./jobs/service.ts";
 import type { Limits } from "./limits.ts";
 import type { Clock } from "./runtime/clock.ts";
 import type { Ids } from "./runtime/ids.ts";
@@ -9,6 +10,7 @@ import type { Store } from "./store/store.ts";
 
 export interface Deps {
   store: Store;
+  jobs: JobService;
   blobs: BlobStore;
   clock: Clock;
   ids: Ids;

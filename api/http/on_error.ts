@@ -1,10 +1,11 @@
 /** Whatever was thrown, as the one error shape. */
 
 import { HTTPException } from "hono/http-exception";
+import { IllegalTransition } from "../jobs/states.ts";
 import type { Logger } from "../runtime/logger.ts";
 import { IdempotencyMismatch, StoreBusy } from "../store/errors.ts";
 import type { RequestContext } from "./env.ts";
-import { ApiError, conflict } from "./errors.ts";
+import { ApiError, badRequest, conflict } from "./errors.ts";
 
 export function onError(logger: Logger): (error: Error, c: RequestContext) => Response {
   return (error, c) => {
@@ -24,6 +25,7 @@ export function onError(logger: Logger): (error: Error, c: RequestContext) => Re
 function asApiError(error: Error, requestId: string): ApiError {
   if (error instanceof ApiError) return error;
   if (error instanceof IdempotencyMismatch) return conflict(error.message, "idempotency_key_reused", "Idempotency-Key");
+  if (error instanceof IllegalTransition) return badRequest(error.message, "job_id", error.code);
   if (error instanceof StoreBusy) {
     return new ApiError(503, "The database is busy; send the request again", {
       code: "busy",
