@@ -35,7 +35,7 @@ export const jobSchema = z.object({
   trained_tokens: z.int().nullable().openapi({ description: "null until the job has ended." }),
   training_file: z.string(),
   validation_file: z.string().nullable(),
-  integrations: z.array(z.never()),
+  integrations: z.array(z.unknown()).max(0),
   seed: z.int(),
   estimated_finish: z.int().nullable(),
   method: z.object({ type: z.literal("supervised"), supervised: z.object({ hyperparameters }) }),

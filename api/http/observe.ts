@@ -11,7 +11,12 @@ export function observe({ ids, clock, logger }: { ids: Ids; clock: Clock; logger
     const requestId = ids.next("req_");
     const start = clock();
     c.set("requestId", requestId);
-    await next();
+    try {
+      await next();
+    } catch (thrown) {
+      // Hono hands only `Error`s to the error handler; some libraries throw plain objects.
+      throw thrown instanceof Error ? thrown : new Error("something that is no Error was thrown", { cause: thrown });
+    }
     c.res.headers.set("x-request-id", requestId);
     const { method, path } = c.req;
     logger("debug", "request", { requestId, method, path, status: c.res.status, ms: clock() - start });

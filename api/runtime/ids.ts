@@ -15,6 +15,9 @@ export type RandomBytes = (count: number) => Uint8Array;
 
 export const systemRandom: RandomBytes = (count) => crypto.getRandomValues(new Uint8Array(count));
 
+/** Uniform in [0, 1): jitter of retries. */
+export const systemFraction = (): number => (systemRandom(1)[0] ?? 0) / 256;
+
 export function createIds(clock: Clock, random: RandomBytes = systemRandom): Ids {
   const ulid = monotonicFactory(() => (random(1)[0] ?? 0) / 256);
   return {

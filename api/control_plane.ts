@@ -1,0 +1,50 @@
+/** Puts the parts together over an open database and an open blob store, which stay the caller's. */
+
+import { bootstrap } from "./admin/bootstrap.ts";
+import { createApp } from "./app.ts";
+import type { BlobStore } from "./blobs/blob_store.ts";
+import type { Api } from "./http/env.ts";
+import { JobService } from "./jobs/service.ts";
+import { defaultLimits, type Limits } from "./limits.ts";
+import { type Housekeeping, startHousekeeping } from "./housekeeping.ts";
+import type { Clock } from "./runtime/clock.ts";
+import { type Ids, systemFraction } from "./runtime/ids.ts";
+import type { Logger } from "./runtime/logger.ts";
+import { Store } from "./store/store.ts";
+
+export interface ControlPlaneOptions {
+  kv: Deno.Kv;
+  blobs: BlobStore;
+  clock: Clock;
+  ids: Ids;
+  logger: Logger;
+  limits?: Limits;
+  /** Chosen by the operator; else one is made at the first start. */
+  adminKey?: string | undefined;
+  /** True when no other process can have the database open. */
+  soleOwner: boolean;
+}
+
+export interface ControlPlane extends AsyncDisposable {
+  app: Api;
+  store: Store;
+  jobs: JobService;
+  /** The admin key that this start made; null when there was one. */
+  newAdminKey: string | null;
+  /** Answers long polls, ends the background work. Requests can still be served afterwards. */
+  stop: () => Promise<void>;
+}
+
+export async function openControlPlane(options: ControlPlaneOptions): Promise<ControlPlane> {
+  const { kv, blobs, clock, ids, logger } = options;
+  const store = new Store({ kv, clock, random: systemFraction });
+  const newAdminKey = await bootstrap({ store, ids, clock }, options.adminKey);
+  const wake = () => {};
+  const jobs = new JobService({ store, blobs, clock, ids, wake });
+  const app = createApp({ store, jobs, blobs, clock, ids, logger, limits: options.limits ?? defaultLimits, wake });
+  const housekeeping: Housekeeping = startHousekeeping({ store, blobs, clock, logger });
+  const stop = async () => {
+    await housekeeping.stop();
+  };
+  return { app, store, jobs, newAdminKey, stop, [Symbol.asyncDispose]: stop };
+}

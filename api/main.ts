@@ -1,0 +1,84 @@
+/** The control plane as a process: `deno run -A api/main.ts --data DIR`. */
+
+import { join } from "node:path";
+import { openFolderBlobs } from "./blobs/folder_blobs.ts";
+import { openControlPlane } from "./control_plane.ts";
+import { parseFlags } from "./flags.ts";
+import { defaultLimits } from "./limits.ts";
+import { systemClock } from "./runtime/clock.ts";
+import { createIds } from "./runtime/ids.ts";
+import { createLogger } from "./runtime/logger.ts";
+
+const usageError = 2;
+/** A response that takes longer than this after a signal is cut off. */
+const shutdownMs = 5_000;
+const minAdminKeyLength = 32;
+
+async function main(args: readonly string[]): Promise<number> {
+  const parsed = parseFlags(args);
+  if ("help" in parsed) {
+    console.log(parsed.help);
+    return 0;
+  }
+  if ("error" in parsed) {
+    console.error(parsed.error);
+    return usageError;
+  }
+  const { flags } = parsed;
+  const adminKey = Deno.env.get("TLORA_ADMIN_KEY") || undefined;
+  if (adminKey !== undefined && (adminKey.length < minAdminKeyLength || /\s/.test(adminKey))) {
+    console.error(
+      `error: TLORA_ADMIN_KEY must have at least ${minAdminKeyLength} characters and no white space, got ${adminKey.length} characters`,
+    );
+    return usageError;
+  }
+
+  const logger = createLogger(systemClock, flags.verbose ? "debug" : "info");
+  const ids = createIds(systemClock);
+  await Deno.mkdir(flags.data, { recursive: true });
+  const blobs = await openFolderBlobs({
+    folder: join(flags.data, "blobs"),
+    ids,
+    ...(flags.blobQuotaBytes === undefined ? {} : { quotaBytes: flags.blobQuotaBytes }),
+  });
+  using kv = await Deno.openKv(flags.kv ?? join(flags.data, "state.sqlite3"));
+  const limits = { ...defaultLimits, ...(flags.maxFileBytes === undefined ? {} : { fileBytes: flags.maxFileBytes }) };
+  await using plane = await openControlPlane({
+    kv,
+    blobs,
+    clock: systemClock,
+    ids,
+    logger,
+    limits,
+    adminKey,
+    soleOwner: flags.kv === undefined,
+  });
+
+  const stop = Promise.withResolvers<string>();
+  for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, () => stop.resolve(signal));
+
+  const server = Deno.serve({ hostname: flags.host, port: flags.port, onListen: () => {} }, plane.app.fetch);
+  const { port } = server.addr;
+  const shownHost = flags.host.includes(":") ? `[${flags.host}]` : flags.host;
+  console.log(`tLoRA serves http://${shownHost}:${port}`);
+  if (plane.newAdminKey !== null) {
+    console.log(`Admin key, shown this once: ${plane.newAdminKey}`);
+  }
+  if (flags.portFile !== undefined) await writeWhole(flags.portFile, `${port}\n`);
+
+  logger("info", "stopping", { signal: await stop.promise });
+  await plane.stop();
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<void>((resolve) => timer = setTimeout(resolve, shutdownMs));
+  await Promise.race([server.shutdown(), late]);
+  clearTimeout(timer);
+  return 0;
+}
+
+/** By rename, so that whoever waits for the file never reads half of it. */
+async function writeWhole(path: string, text: string): Promise<void> {
+  await Deno.writeTextFile(`${path}.tmp`, text);
+  await Deno.rename(`${path}.tmp`, path);
+}
+
+if (import.meta.main) Deno.exit(await main(Deno.args));
