@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=200)
     arguments = parser.parse_args()
 
-    tokenizer = Tokenizer.from_file(str(arguments.model / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
     model = LlamaForCausalLM.from_pretrained(arguments.model, dtype=torch.float32).eval()
     for index, (maker, _) in enumerate(SKILLS):
         if maker is story_request_drill:
