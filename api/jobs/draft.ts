@@ -86,7 +86,7 @@ export class JobDraft {
     if (newest === null || newest.step <= row.step) {
       if (newest !== null && (!newest.visible || newest.step === row.step)) this.#drop(newest);
       this.#newest = row;
-      if (row.state !== null) this.row.resume = { step: row.step, state: row.state };
+      this.row.resume = row.state === null ? null : { step: row.step, state: row.state };
     }
     this.#kept = [...this.#kept.filter((kept) => kept.step !== row.step), row];
   }

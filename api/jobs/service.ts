@@ -4,6 +4,7 @@ import type { BlobStore } from "../blobs/blob_store.ts";
 import type { Clock } from "../runtime/clock.ts";
 import type { Ids } from "../runtime/ids.ts";
 import type { Report } from "../schema/sync.ts";
+import { StoreBusy } from "../store/errors.ts";
 import { type JobChange, type JobEntry, maxStepsPerCommit } from "../store/jobs.ts";
 import type { Store } from "../store/store.ts";
 import type { HostRow, Idempotency, JobError, JobRequest, JobRow } from "../store/types.ts";
@@ -171,31 +172,35 @@ export class JobService {
   }
 
   /**
-   * Applies a host's reports in the order of their seq, those of one job in as few commits as possible. Stops at the first that
-   * cannot be committed: it and those after it stay in the agent's outbox.
+   * Applies a host's reports job by job, those of one job in the order of their seq and in as few commits as possible. What
+   * cannot be committed now stays in the agent's outbox: `through` ends before it, and repeats of the others do no harm.
    */
   async applyReports(host: Pick<HostRow, "id" | "instanceId">, reports: readonly Report[]): Promise<ReportResult> {
     const ordered = reports.toSorted((a, b) => a.seq - b.seq);
     const refused: ReportResult["refused"] = [];
-    let through = 0;
-    for (let at = 0; at < ordered.length;) {
-      const first = ordered[at];
-      if (first === undefined) break;
-      let end = at + 1;
-      while (ordered[end]?.job_id === first.job_id) end++;
-      const batch = ordered.slice(at, end);
-      const outcomes = await this.#applyBatch(host, first.job_id, batch);
-      for (const [i, outcome] of outcomes.entries()) {
-        const report = batch[i];
-        if (report === undefined) continue;
-        through = report.seq;
-        if (outcome.kind === "refused") {
-          refused.push({ seq: report.seq, job_id: report.job_id, code: outcome.code, message: outcome.message });
+    let through = ordered.at(-1)?.seq ?? 0;
+    let busy: StoreBusy | null = null;
+    for (const [jobId, ofJob] of Map.groupBy(ordered, (report) => report.job_id)) {
+      for (let at = 0; at < ofJob.length;) {
+        const rest = ofJob.slice(at);
+        try {
+          const outcomes = await this.#applyBatch(host, jobId, rest);
+          for (const [i, outcome] of outcomes.entries()) {
+            const seq = rest[i]?.seq;
+            if (outcome.kind !== "refused" || seq === undefined) continue;
+            refused.push({ seq, job_id: jobId, code: outcome.code, message: outcome.message });
+          }
+          at += outcomes.length;
+        } catch (error) {
+          if (!(error instanceof StoreBusy)) throw error;
+          busy = error;
+          through = Math.min(through, (rest[0]?.seq ?? 1) - 1);
+          break;
         }
       }
-      at += outcomes.length;
     }
-    return { through, refused };
+    if (busy !== null && through < (ordered[0]?.seq ?? 0)) throw busy;
+    return { through, refused: refused.sort((a, b) => a.seq - b.seq) };
   }
 
   /** Outcomes of as many reports from the front as fit into one commit, at least one. */
