@@ -28,7 +28,7 @@ function headerStructs(): Map<string, [string, string][]> {
   return found;
 }
 
-/** Sizes that the header states in comments: `struct_size; /* N *​/` and `} name; /* N bytes *​/`. */
+/** Sizes that the header states in the comments beside `struct_size` or after the closing brace. */
 function declaredSizes(): Map<string, number> {
   const sizes = new Map<string, number>();
   for (const match of header.matchAll(/typedef struct \{([\s\S]*?)\n\}\s*(\w+);([^\n]*)/g)) {

@@ -9,7 +9,7 @@ import type { OptimizerItem, Slot } from "./abi.ts";
 import { type Sequence, sequenceLength } from "./batch.ts";
 import type { StepShape } from "./cost_fit.ts";
 import type { EngineModel } from "./engine.ts";
-import { type Evaluation, type ValidationResult } from "./evaluation.ts";
+import type { Evaluation, ValidationResult } from "./evaluation.ts";
 import { freshProgress, type Progress } from "./progress.ts";
 import type { AddCommand, JobKey } from "./protocol.ts";
 

@@ -4,12 +4,13 @@
  */
 
 import { decodeCheckpoint, writeFileAtomic } from "../checkpoint/format.ts";
-import { readShardFile } from "./shard_file.ts";
+import type { TokenShard } from "../data/shard.ts";
+import { decodeShard } from "../data/shard_file.ts";
 import { Inbox } from "./inbox.ts";
 import { type BuildInfo, type FfiModel, Library } from "./ffi.ts";
 import { encodeLine, readLines } from "./json_lines.ts";
 import { memoryFit, priorCost } from "./profile.ts";
-import type { Command, EngineEvent, HelloEvent, OpenCommand, OpenedEvent } from "./protocol.ts";
+import type { Command, EngineEvent, HelloEvent, OpenCommand, OpenedEvent, ShardFile } from "./protocol.ts";
 import { TlError } from "./tl_error.ts";
 import { Trainer } from "./trainer.ts";
 
@@ -76,12 +77,18 @@ function open(library: Library, info: BuildInfo, command: OpenCommand): { traine
     fit,
     emit,
     now: () => performance.now() / 1000,
-    readShard: readShardFile,
+    readShard,
     readCheckpoint: (path) => decodeCheckpoint(Deno.readFileSync(path)),
     makeFolder: (path) => Deno.mkdir(path, { recursive: true }),
     writeFile: writeFileAtomic,
   });
   return { trainer, opened: { type: "opened", fit } };
+}
+
+function readShard({ path, sha256 }: ShardFile): TokenShard {
+  const shard = decodeShard(Deno.readFileSync(path), sha256);
+  if (shard === null) throw new Error(`${path} is not the whole token shard ${sha256}`);
+  return shard;
 }
 
 function handle(trainer: Trainer, command: Command): void {

@@ -17,7 +17,15 @@ import { Evaluation, type ValidationResult } from "./evaluation.ts";
 import { type NextStep, TrainingJob } from "./job.ts";
 import type { ModelFit } from "./profile.ts";
 import { progress } from "./progress.ts";
-import type { AddCommand, EngineEvent, FailedEvent, JobEvent, ReleaseCommand, WrittenFile } from "./protocol.ts";
+import type {
+  AddCommand,
+  EngineEvent,
+  FailedEvent,
+  JobEvent,
+  ReleaseCommand,
+  ShardFile,
+  WrittenFile,
+} from "./protocol.ts";
 import { TlError } from "./tl_error.ts";
 import { type OwedFile, WriteQueue } from "./write_queue.ts";
 
@@ -33,7 +41,7 @@ export interface TrainerOptions {
   readonly emit: (event: EngineEvent) => void;
   /** Seconds of a clock that never goes back. */
   readonly now: () => number;
-  readonly readShard: (path: string) => TokenShard;
+  readonly readShard: (file: ShardFile) => TokenShard;
   readonly readCheckpoint: (path: string) => CheckpointState;
   readonly makeFolder: (path: string) => Promise<void>;
   readonly writeFile: (path: string, bytes: Uint8Array<ArrayBuffer>) => Promise<void>;
@@ -119,8 +127,8 @@ export class Trainer {
     const { model, now, makeFolder, writeFile, emit } = this.#options;
     const { job_id, epoch } = command;
     const shards = {
-      train: this.#options.readShard(command.train.path),
-      validation: command.validation === null ? null : this.#options.readShard(command.validation.path),
+      train: this.#options.readShard(command.train),
+      validation: command.validation === null ? null : this.#options.readShard(command.validation),
     };
     const resume = command.resume === null ? null : this.#options.readCheckpoint(command.resume);
     const slot = model.addAdapter({
@@ -250,8 +258,12 @@ export class Trainer {
     const { model, now } = this.#options;
     const began = now();
     const steps = new Map<Member, NextStep>(members.map((member) => [member, member.job.nextStep()]));
-    const tallies = new Map<Member, Tally>(members.map((member) => [member, { lossSum: 0, lossTokens: 0, correct: 0 }]));
-    const sequences = [...steps].flatMap(([member, step]) => step.sequences.map((sequence) => ({ member, ...sequence })));
+    const tallies = new Map<Member, Tally>(
+      members.map((member) => [member, { lossSum: 0, lossTokens: 0, correct: 0 }]),
+    );
+    const sequences = [...steps].flatMap(([member, step]) =>
+      step.sequences.map((sequence) => ({ member, ...sequence }))
+    );
     for (const run of cut(sequences, this.#microBatchTokens)) {
       this.#run(run, (batch) => model.forwardBackward(batch), ({ member }, result) => {
         const tally = tallies.get(member)!;
@@ -431,7 +443,11 @@ export class Trainer {
 
   // ---- files ----
 
-  async #writeCheckpoint(member: Member, kind: "resume" | "visible" | "last", metrics: StepMetrics | null): Promise<void> {
+  async #writeCheckpoint(
+    member: Member,
+    kind: "resume" | "visible" | "last",
+    metrics: StepMetrics | null,
+  ): Promise<void> {
     const { model, now, baseModel } = this.#options;
     const { job } = member;
     const { step } = job;

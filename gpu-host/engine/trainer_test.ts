@@ -34,7 +34,7 @@ class Bench {
       },
       emit: (event) => this.events.push(event),
       now: () => (this.clock += 0.01),
-      readShard: (path) => this.shards.get(path)!,
+      readShard: ({ path }) => this.shards.get(path)!,
       readCheckpoint: (path) => decodeCheckpoint(this.files.get(path)!),
       makeFolder: () => Promise.resolve(),
       writeFile: (path, bytes) => {
@@ -245,7 +245,13 @@ Deno.test("a release in the middle of an evaluation keeps the step and repeats t
 Deno.test("early stopping counts evaluations without improvement, also across a resume", async () => {
   const changes = {
     validation: { path: "valid-a", sha256: "v" },
-    training: trainingSpec({ n_epochs: 50, eval_steps: 1, save_steps: 1, early_stopping_patience: 3, learning_rate: 0.5 }),
+    training: trainingSpec({
+      n_epochs: 50,
+      eval_steps: 1,
+      save_steps: 1,
+      early_stopping_patience: 3,
+      learning_rate: 0.5,
+    }),
   };
   const bench = await alone(changes);
   const [finished] = bench.of("finished");
