@@ -64,9 +64,8 @@ export class ExampleEncoder {
     let border: number;
     if (this.#tokenizer.addsPrefixSpace) {
       ids = this.#withBos(prompt + completion);
-      const { starts, marks } = this.#tokenizer.encodeMarked(prompt + completion, [prompt.length]);
-      const added = ids.length - (starts.length - 1);
-      border = added + firstTokenPast(starts, marks[0]!);
+      const encoded = this.#tokenizer.encodeMarked(prompt + completion, [prompt.length]);
+      border = ids.length - encoded.ids.length + firstTokenPast(encoded, encoded.marks[0]!);
     } else {
       ids = [...prefix, ...this.#tokenizer.encode(completion, { addSpecialTokens: false })];
       border = prefix.length;
@@ -103,27 +102,25 @@ export class ExampleEncoder {
 }
 
 /** A token is trained if any of its bytes lies in a span: as transformers' assistant_masks. */
-function maskOf({ ids, starts, marks }: Encoded): Uint8Array {
-  const trained = new Uint8Array(ids.length);
+function maskOf(encoded: Encoded): Uint8Array {
+  const { starts, marks } = encoded;
+  const trained = new Uint8Array(starts.length);
+  let token = 0;
   for (let i = 0; i < marks.length; i += 2) {
     const end = marks[i + 1]!;
-    for (let token = firstTokenPast(starts, marks[i]!); token < ids.length && starts[token]! < end; token++) {
-      trained[token] = 1;
-    }
+    token = firstTokenPast(encoded, marks[i]!, token);
+    for (; token < starts.length && starts[token]! < end; token++) trained[token] = 1;
   }
   return trained;
 }
 
-/** The first token that has a byte at or behind a position. */
-function firstTokenPast(starts: Uint32Array, position: number): number {
-  let low = 0;
-  let high = starts.length - 1;
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (starts[middle + 1]! > position) high = middle;
-    else low = middle + 1;
+/** The first token that has a byte behind a position. A tokenizer's own leading space goes with the text that it leads. */
+function firstTokenPast({ starts, ends }: Encoded, position: number, from = 0): number {
+  let token = from;
+  while (
+    token < starts.length && ends[token]! <= position && !(starts[token] === ends[token] && ends[token] === position)
+  ) {
+    token++;
   }
-  // A tokenizer's own leading space takes no byte; it is generated together with the text that it leads.
-  while (low > 0 && starts[low - 1] === starts[low]) low--;
-  return low;
+  return token;
 }

@@ -52,10 +52,10 @@ for (const [model, cases] of Object.entries(goldens.encodings)) {
     async fn() {
       const tokenizer = await TextTokenizer.fromFolder(folder);
       for (const { text } of cases) {
-        const { starts, ids, text: seen } = tokenizer.encodeMarked(text, []);
-        assert.equal(starts.length, ids.length + 1);
-        assert.equal(starts.at(-1), new TextEncoder().encode(seen).length, JSON.stringify(text));
-        for (let i = 0; i < ids.length; i++) assert.ok(starts[i]! <= starts[i + 1]!);
+        const { starts, ends, ids, text: seen } = tokenizer.encodeMarked(text, []);
+        assert.deepEqual([starts.length, ends.length], [ids.length, ids.length]);
+        assert.equal(ends.at(-1), new TextEncoder().encode(seen).length, JSON.stringify(text));
+        for (let i = 0; i < ids.length; i++) assert.equal(starts[i], i === 0 ? 0 : ends[i - 1], JSON.stringify(text));
       }
     },
   });

@@ -139,7 +139,9 @@ for name, source, template in [
 ]:
     tokenizer = tokenizers[name]
     used = template or (template_of(source) if source else tokenizer.chat_template)
-    cases = [(messages(chat), None) for chat in CHATS]
+    # phi-3's header token swallows white space behind it, so transformers counts the header as generated where a turn begins with
+    # white space. Training must not do that (examples.test.ts), so that conversation is no golden here.
+    cases = [(messages(chat), None) for chat in CHATS if not (template and chat is CHATS[2])]
     if name == "Qwen3-8B":
         cases.append((TOOL_CHAT, TOOLS))
     for chat, tools in cases:

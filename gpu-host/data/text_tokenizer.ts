@@ -8,8 +8,12 @@ export interface Encoded {
   /** The text as the tokenizer saw it: Unicode-normalised where the tokenizer does so. */
   text: string;
   ids: number[];
-  /** Where each token begins in the UTF-8 bytes of `text`; one more entry for the end. */
+  /**
+   * Where each token lies in the UTF-8 bytes of `text`. Equal for a tokenizer's own leading space; white space that a special token
+   * swallows lies in none.
+   */
   starts: Uint32Array;
+  ends: Uint32Array;
   /** The caller's marks, as positions in the bytes of `text`. */
   marks: number[];
 }
@@ -108,7 +112,7 @@ export class TextTokenizer {
       : this.#encodeBlocked(text, blocked);
     // SentencePiece's stand-in for a space may also be in the text; the two cannot be told apart in tokens.
     const seen = this.#surface === sentencePieceSurface ? text.replaceAll("\u2581", " ") : text;
-    return { text: seen, ids, starts: this.#align(utf8.encode(seen), ids), marks: bytePositions(seen, marks) };
+    return { text: seen, ids, ...this.#align(utf8.encode(seen), ids), marks: bytePositions(seen, marks) };
   }
 
   /** Occurrences of special tokens in a text that `blocked` does not forbid. */
@@ -206,8 +210,9 @@ export class TextTokenizer {
     return { text: composed, marks: marks.map(move), blocked: blocked.map(move) };
   }
 
-  #align(text: Uint8Array, ids: readonly number[]): Uint32Array {
-    const starts = new Uint32Array(ids.length + 1);
+  #align(text: Uint8Array, ids: readonly number[]): Pick<Encoded, "starts" | "ends"> {
+    const starts = new Uint32Array(ids.length);
+    const ends = new Uint32Array(ids.length);
     let cursor = 0;
     let sectionStart = true;
     for (const [i, id] of ids.entries()) {
@@ -218,6 +223,7 @@ export class TextTokenizer {
         if (!matches(text, cursor, content)) throw this.#misaligned(id, cursor);
         starts[i] = cursor;
         cursor += content.length;
+        ends[i] = cursor;
         if (added.rstrip) cursor = skipSpace(text, cursor, null);
         sectionStart = true;
         continue;
@@ -229,13 +235,13 @@ export class TextTokenizer {
       if (bare !== null && this.#fits(text, cursor, bare, ids, i)) cursor += bare.length;
       else if (matches(text, cursor, surface)) cursor += surface.length;
       else throw this.#misaligned(id, cursor);
+      ends[i] = cursor;
       sectionStart = false;
     }
     if (cursor !== text.length) {
       throw new ModelError("unsupported_tokenizer", `tokens cover ${cursor} of ${text.length} bytes of the text`);
     }
-    starts[ids.length] = cursor;
-    return starts;
+    return { starts, ends };
   }
 
   /** A prefix made of the space alone fits everywhere: then the next token decides. */
