@@ -114,7 +114,7 @@ export interface Planner {
   /** Pure: the same snapshot gives the same plan, byte for byte. Throws RangeError naming field, rule, index and value. */
   plan(snapshot: Snapshot): Plan;
   /** The snapshot's bytes in the module's layout (what is hashed and stored for replay). */
-  encode(snapshot: Snapshot): Uint8Array;
+  encode(snapshot: Snapshot): Uint8Array<ArrayBuffer>;
   decode(bytes: Uint8Array): Snapshot;
   /** Layout version of encode/decode. */
   readonly layoutVersion: number;

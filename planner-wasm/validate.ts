@@ -15,12 +15,11 @@ export function columnOf(snapshot: Snapshot, section: Section): Column {
   if (typeof table !== "object" || table === null) fail(section.table, "an object of arrays", table);
   const column = table[section.field];
   const kind = ITEM_ARRAY[section.type];
-  if (!(column instanceof kind)) fail(name, `an ${kind.name}`, column === undefined ? column : describe(column));
+  if (!(column instanceof kind)) {
+    const got = typeof column === "object" && column !== null ? column.constructor?.name ?? "object" : column;
+    throw new RangeError(`${name} must be an ${kind.name}, got ${got}`);
+  }
   return column;
-}
-
-function describe(value: unknown): unknown {
-  return typeof value === "object" && value !== null ? value.constructor?.name ?? "object" : value;
 }
 
 /** The section whose length counts as the number of rows of its table. */

@@ -1,0 +1,46 @@
+import { deepStrictEqual, ok, strictEqual, throws } from "node:assert/strict";
+import { explain, loadPlanner } from "./mod.ts";
+import { snapshotOf } from "./testing/build.ts";
+
+const planner = await loadPlanner();
+const snapshot = snapshotOf({
+  profiles: [{ base: 0 }, { base: 1 }],
+  devices: [{}],
+  jobs: [{ base: 0 }, { base: 0, rank: 4 }, { base: 1, stepsTotal: 500 }, { base: 1, stepsTotal: 900 }, { base: 2 }],
+});
+const plan = planner.plan(snapshot);
+
+Deno.test("a placed job is explained with the numbers of its group", () => {
+  const told = explain(snapshot, plan, 0);
+  deepStrictEqual(told.members, [0, 1]);
+  strictEqual(told.reasonName, "placed");
+  strictEqual(told.firstDevice, 0);
+  strictEqual(told.groupStepSeconds, plan.groupStepSeconds[0]);
+  strictEqual(told.groupMemoryBytes, plan.groupMemoryBytes[0]);
+  strictEqual(told.slowdown, plan.jobSlowdown[0]);
+  strictEqual(told.groupTokens, 512);
+  strictEqual(told.stripColumns, 32);
+  strictEqual(told.deviceMemoryBytes, 1e9);
+  // 0.01 + 256e-4 + 16384e-8 + 1e-3 + 8·256e-7, from the profile of testing/build.ts.
+  ok(Math.abs(told.aloneStepSeconds! - 0.03696864) < 1e-12);
+  ok(Math.abs(told.secondsLeft! - 100 * told.groupStepSeconds!) < 1e-9);
+  strictEqual(told.waitingAhead, null);
+});
+
+Deno.test("a waiting job is explained alone, with the waiting jobs ahead of it", () => {
+  const [sooner, later] = [explain(snapshot, plan, 2), explain(snapshot, plan, 3)];
+  strictEqual(sooner.reasonName, "noDevice");
+  strictEqual(sooner.slowdown, 1);
+  deepStrictEqual([sooner.waitingAhead, later.waitingAhead], [0, 1]);
+  ok(sooner.urgency! > later.urgency!);
+});
+
+Deno.test("a job that nothing can run has no predicted numbers", () => {
+  const told = explain(snapshot, plan, 4);
+  strictEqual(told.reasonName, "noProfile");
+  deepStrictEqual([told.aloneStepSeconds, told.groupMemoryBytes, told.urgency], [null, null, null]);
+});
+
+Deno.test("a job that is not in the plan is refused", () => {
+  throws(() => explain(snapshot, plan, 5), /job must be an index below 5, got 5/);
+});

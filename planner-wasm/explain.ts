@@ -1,0 +1,124 @@
+/** Why a job is where it is, in numbers: what the API shows on the job. */
+import { aloneSeconds, groupBytes, loadOf, stepSeconds, stepsLeft, urgencyOf } from "./model.ts";
+import { type Plan, Reason, type ReasonId, type Snapshot } from "./types.ts";
+
+export type ReasonName = keyof typeof Reason;
+
+/** Numbers of the group that the job trains in, or of the job alone on its best device while it waits. */
+export interface Explanation {
+  readonly job: number;
+  readonly reason: ReasonId;
+  readonly reasonName: ReasonName;
+  /** Index of the group in the plan, or null while the job waits. */
+  readonly group: number | null;
+  readonly firstDevice: number | null;
+  readonly devices: number;
+  /** All members, the job included. */
+  readonly members: readonly number[];
+  /** Seconds per step: alone on that kind of device, and in the group. Null when nothing can run it. */
+  readonly aloneStepSeconds: number | null;
+  readonly groupStepSeconds: number | null;
+  /** groupStepSeconds / aloneStepSeconds, and the most that the job tolerates. */
+  readonly slowdown: number | null;
+  readonly maxSlowdown: number;
+  /** Predicted seconds to the job's last step at that speed. */
+  readonly secondsLeft: number | null;
+  readonly groupTokens: number;
+  readonly tokenBudget: number | null;
+  readonly groupMemoryBytes: number | null;
+  /** Of the group's smallest device, or of the largest device that may take the job. */
+  readonly deviceMemoryBytes: number | null;
+  readonly stripColumns: number;
+  readonly maxStripColumns: number | null;
+  /** The default policy's figure; other policies do not look at it. Null when nothing can run the job. */
+  readonly urgency: number | null;
+  /** Waiting jobs that are more urgent; null when the job does not wait. */
+  readonly waitingAhead: number | null;
+}
+
+interface Option {
+  readonly profile: number;
+  readonly memoryBytes: number;
+}
+
+/** Per kind of device that may take work: memory of the largest. */
+function largestByKind({ devices }: Snapshot): Map<number, number> {
+  const largest = new Map<number, number>();
+  devices.kind.forEach((kind, v) => {
+    if (devices.available[v] === 1) largest.set(kind, Math.max(largest.get(kind) ?? 0, devices.memoryBytes[v]!));
+  });
+  return largest;
+}
+
+/** The profile on which the job would run alone: one where it fits before one where it does not, then the fastest. */
+function bestOption(snapshot: Snapshot, largest: Map<number, number>, job: number): Option | undefined {
+  const { profiles, jobs } = snapshot;
+  const load = loadOf(snapshot, [job]);
+  let best: Option | undefined;
+  let bestKey = [Infinity, Infinity];
+  profiles.base.forEach((base, profile) => {
+    const memoryBytes = largest.get(profiles.deviceKind[profile]!);
+    if (base !== jobs.base[job] || memoryBytes === undefined) return;
+    const fits = load.columns <= profiles.maxStripColumns[profile]! &&
+      groupBytes(snapshot, profile, load) <= memoryBytes;
+    const key = [fits ? 0 : 1, stepSeconds(snapshot, profile, load)];
+    if (key[0]! > bestKey[0]! || (key[0] === bestKey[0] && key[1]! >= bestKey[1]!)) return;
+    best = { profile, memoryBytes };
+    bestKey = key;
+  });
+  return best;
+}
+
+/** Numbers behind one job of a plan made from this snapshot. */
+export function explain(snapshot: Snapshot, plan: Plan, job: number): Explanation {
+  const { profiles, devices, jobs } = snapshot;
+  if (!Number.isInteger(job) || job < 0 || job >= plan.jobGroup.length) {
+    throw new RangeError(`job must be an index below ${plan.jobGroup.length}, got ${job}`);
+  }
+  const reason = plan.jobReason[job] as ReasonId;
+  const g = plan.jobGroup[job]!;
+  const placed = g !== -1;
+  const first = placed ? plan.groupDevice[g]! : null;
+  const span = placed ? plan.groupDevices[g]! : jobs.gang[job]!;
+  const largest = largestByKind(snapshot);
+  const urgency = (j: number) => {
+    const best = bestOption(snapshot, largest, j);
+    return best ? urgencyOf(snapshot, j, aloneSeconds(snapshot, best.profile, j)) : null;
+  };
+  let option = placed ? undefined : bestOption(snapshot, largest, job);
+  if (first !== null) {
+    const kind = devices.kind[first];
+    option = {
+      profile: profiles.base.findIndex((base, p) => base === jobs.base[job] && profiles.deviceKind[p] === kind),
+      memoryBytes: Math.min(...devices.memoryBytes.subarray(first, first + span)),
+    };
+  }
+  const members = placed ? [...plan.jobGroup.keys()].filter((j) => plan.jobGroup[j] === g) : [job];
+  const load = loadOf(snapshot, members);
+  const alone = option ? aloneSeconds(snapshot, option.profile, job) : null;
+  const seconds = option ? stepSeconds(snapshot, option.profile, load) : null;
+  const worth = urgency(job);
+  const ahead = (j: number) => j !== job && plan.jobGroup[j] === -1 && (urgency(j) ?? 0) > (worth ?? 0);
+  return {
+    job,
+    reason,
+    reasonName: (Object.keys(Reason) as ReasonName[]).find((name) => Reason[name] === reason)!,
+    group: placed ? g : null,
+    firstDevice: first,
+    devices: span,
+    members,
+    aloneStepSeconds: alone,
+    groupStepSeconds: seconds,
+    slowdown: alone && seconds ? seconds / alone : null,
+    maxSlowdown: jobs.maxSlowdown[job]!,
+    secondsLeft: seconds === null ? null : seconds * stepsLeft(snapshot, job),
+    groupTokens: load.tokens,
+    tokenBudget: option ? profiles.tokenBudget[option.profile]! : null,
+    groupMemoryBytes: option ? groupBytes(snapshot, option.profile, load) : null,
+    deviceMemoryBytes: option ? option.memoryBytes : null,
+    stripColumns: load.columns,
+    maxStripColumns: option ? profiles.maxStripColumns[option.profile]! : null,
+    urgency: worth,
+    waitingAhead: placed ? null : [...jobs.base.keys()].filter(ahead).length,
+  };
+}
