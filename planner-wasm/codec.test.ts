@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { deepStrictEqual, throws } from "node:assert/strict";
 import { LAYOUT_VERSION, MAGIC, SECTIONS } from "./layout.ts";
+import { readFile } from "node:fs/promises";
 import { loadPlanner } from "./mod.ts";
 import { snapshotOf } from "./testing/build.ts";
 import { snapshots } from "./testing/arbitrary.ts";
@@ -64,4 +65,13 @@ Deno.test("bytes that are not a snapshot are refused", () => {
     [spoil(entry + 3, 641), /profiles.base offset must be a multiple of 8/],
   ];
   for (const [bytes, text] of cases) throws(() => planner.decode(bytes), { name: "RangeError", message: text });
+});
+
+Deno.test("the table of the README is the layout", async () => {
+  const readme = await readFile(new URL("./README.md", import.meta.url), "utf8");
+  const rows = readme.split("\n").filter((line) => line.startsWith("| 0x")).map((line) => line.replaceAll(" ", ""));
+  const expected = SECTIONS.map(({ id, table, field, type, min, max }) =>
+    `|0x${id.toString(16)}|\`${table}.${field}\`|${type}|${min}|${max}|`
+  );
+  deepStrictEqual(rows.map((row) => row.split("|").slice(0, 6).join("|") + "|"), expected);
 });
