@@ -5,7 +5,7 @@ import type { RegisterRequest, RegisterResponse, SyncRequest, SyncResponse } fro
 import { hostTopic, schedulerTopic, type Wakeups } from "../scheduler/wakeups.ts";
 import type { Store } from "../store/store.ts";
 import type { DesiredRow, HostRow } from "../store/types.ts";
-import { ApiError, conflict, notFound } from "../http/errors.ts";
+import { type ApiError, conflict, notFound } from "../http/errors.ts";
 import { wireDesired } from "./desired_wire.ts";
 
 export interface HostLimits {

@@ -1,5 +1,6 @@
 /** The loop: rows in, plan, rows out. One leader; every write is checked against its fence. */
 
+import { createHash } from "node:crypto";
 import type { Planner, PolicyId } from "../../planner-wasm/mod.ts";
 import { Reason } from "../../planner-wasm/mod.ts";
 import type { BlobStore } from "../blobs/blob_store.ts";
@@ -265,13 +266,12 @@ export class Scheduler {
   async #record(scene: Scene, actions: Actions, leadership: Leadership): Promise<void> {
     const { store, planner, clock, blobs, keepDecisions } = this.#o;
     const bytes = new Uint8Array(planner.encode(scene.snapshot));
-    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
     const fits = bytes.length <= maxRowSnapshot;
     const decision = {
       at: clock(),
       leaderEpoch: leadership.epoch,
       layoutVersion: planner.layoutVersion,
-      snapshotHash: digest.toHex(),
+      snapshotHash: createHash("sha256").update(bytes).digest("hex"),
       snapshot: fits ? bytes : null,
       snapshotBlob: fits || blobs === undefined ? null : await blobs.put(ReadableStream.from([bytes])),
       jobIds: scene.jobs.length <= maxRowIds ? scene.jobs.map((job) => job.id) : null,

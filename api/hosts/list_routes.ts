@@ -1,0 +1,63 @@
+/** GET /v1/hosts: the fleet as operators see it. */
+
+import { z } from "@hono/zod-openapi";
+import type { Deps } from "../deps.ts";
+import { addEndpoint } from "../http/endpoint.ts";
+import type { Api } from "../http/env.ts";
+import { unixSeconds } from "../runtime/clock.ts";
+import { device } from "../schema/sync.ts";
+
+const hostSchema = z.object({
+  id: z.string(),
+  object: z.literal("host"),
+  name: z.string(),
+  status: z.enum(["connected", "draining", "lost"]),
+  registered_at: z.int(),
+  seen_at: z.int().nullable().openapi({ description: "Last heartbeat." }),
+  devices: z.array(z.object(device.shape)),
+  models: z.array(z.string()).openapi({ description: "Base models that it offers." }),
+  can_fetch_models: z.boolean(),
+  jobs: z.array(z.string()).openapi({ description: "Jobs assigned to it." }),
+  agent_version: z.string(),
+  build_id: z.string(),
+}).openapi("Host");
+
+export function addHostListRoute(api: Api, { store }: Pick<Deps, "store">): void {
+  addEndpoint(api, {
+    method: "get",
+    path: "/v1/hosts",
+    tag: "Hosts",
+    scope: "admin",
+    summary: "List GPU hosts",
+    answer: {
+      schema: z.object({ object: z.literal("list"), data: z.array(hostSchema) }),
+      description: "All that have ever registered.",
+    },
+    handler: async (c) => {
+      const data = await Promise.all(
+        (await store.hosts.list()).map(async ({ value: host }): Promise<z.infer<typeof hostSchema>> => {
+          const [lease, offers, jobs] = await Promise.all([
+            store.hosts.getLease(host.id),
+            store.hosts.listOffers(host.id),
+            store.jobs.listOnHost(host.id),
+          ]);
+          return {
+            id: host.id,
+            object: "host",
+            name: host.name,
+            status: host.lost ? "lost" : host.draining ? "draining" : "connected",
+            registered_at: unixSeconds(host.registeredAt),
+            seen_at: lease === null ? null : unixSeconds(lease.seenAt),
+            devices: [...host.devices],
+            models: offers.map((each) => each.id),
+            can_fetch_models: host.canFetchModels,
+            jobs: jobs.map(({ value }) => value.id),
+            agent_version: host.agentVersion,
+            build_id: host.buildId,
+          };
+        }),
+      );
+      return c.json({ object: "list", data });
+    },
+  });
+}
