@@ -6,6 +6,8 @@ import type { Deps } from "./deps.ts";
 import { addFileRoutes } from "./files/routes.ts";
 import { addAdapterRoutes } from "./fine_tuning/adapter_routes.ts";
 import { addFineTuningRoutes } from "./fine_tuning/routes.ts";
+import { addHostListRoute } from "./hosts/list_routes.ts";
+import { mountHostRoutes } from "./hosts/mount.ts";
 import { addHealthRoutes } from "./health/routes.ts";
 import { authenticate } from "./http/authenticate.ts";
 import { addDocument } from "./http/document.ts";
@@ -14,6 +16,7 @@ import { ApiError } from "./http/errors.ts";
 import { observe } from "./http/observe.ts";
 import { onError } from "./http/on_error.ts";
 import { addModelRoutes } from "./models/routes.ts";
+import { addUsageRoute } from "./usage/routes.ts";
 
 export function createApp(deps: Deps): Api {
   const api: Api = new OpenAPIHono<Env>();
@@ -30,6 +33,9 @@ export function createApp(deps: Deps): Api {
   addFineTuningRoutes(api, deps);
   addAdapterRoutes(api, deps);
   addModelRoutes(api, deps);
+  addUsageRoute(api, deps);
   addAdminRoutes(api, deps);
+  addHostListRoute(api, deps);
+  mountHostRoutes(api, deps);
   return api;
 }

@@ -1,16 +1,19 @@
 /** Everything the HTTP face needs from outside: no module below reads a clock, draws a number or opens a file by itself. */
 
 import type { BlobStore } from "./blobs/blob_store.ts";
+import type { HostService } from "./hosts/service.ts";
 import type { JobService } from "./jobs/service.ts";
 import type { Limits } from "./limits.ts";
 import type { Clock } from "./runtime/clock.ts";
 import type { Ids } from "./runtime/ids.ts";
 import type { Logger } from "./runtime/logger.ts";
+import type { QueueInfo } from "./scheduler/queue_info.ts";
 import type { Store } from "./store/store.ts";
 
 export interface Deps {
   store: Store;
   jobs: JobService;
+  hosts: HostService;
   blobs: BlobStore;
   clock: Clock;
   ids: Ids;
@@ -18,4 +21,6 @@ export interface Deps {
   limits: Limits;
   /** Tells the scheduler that there may be something to plan. */
   wake: () => void;
+  /** Where a waiting job stands as of the last plan of this process; null when it does not know. */
+  queueInfo: (jobId: string) => QueueInfo | null;
 }

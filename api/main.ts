@@ -1,6 +1,7 @@
 /** The control plane as a process: `deno run -A api/main.ts --data DIR`. */
 
 import { join } from "node:path";
+import { loadPlanner, type Planner } from "../planner-wasm/mod.ts";
 import { openFolderBlobs } from "./blobs/folder_blobs.ts";
 import { openControlPlane } from "./control_plane.ts";
 import { parseFlags } from "./flags.ts";
@@ -33,6 +34,13 @@ async function main(args: readonly string[]): Promise<number> {
     return usageError;
   }
 
+  let planner: Planner;
+  try {
+    planner = await loadPlanner();
+  } catch (error) {
+    console.error(`error: ${error instanceof Error ? error.message : error}`);
+    return 1;
+  }
   const logger = createLogger(systemClock, flags.verbose ? "debug" : "info");
   const ids = createIds(systemClock);
   await Deno.mkdir(flags.data, { recursive: true });
@@ -51,6 +59,7 @@ async function main(args: readonly string[]): Promise<number> {
     logger,
     limits,
     adminKey,
+    planner,
     soleOwner: flags.kv === undefined,
   });
 

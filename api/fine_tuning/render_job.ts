@@ -51,15 +51,17 @@ export const jobSchema = z.object({
   queue: z.object({
     position: z.int().openapi({ description: "From 1, by priority and then age; the planner may choose otherwise." }),
     waiting: z.int(),
+    reason: z.string().nullable().openapi({ description: "Machine-readable; null before the first plan." }),
+    message: z.string().nullable().openapi({ description: "Why it waits, in words." }),
   }).nullable().openapi({
-    description: "Among the jobs that wait for the same base model; null when the job does not wait.",
+    description: "null when the job does not wait.",
   }),
 }).openapi("FineTuningJob");
 
 export interface JobContext {
   /** Wall-clock seconds of the job's last step; null before the first. */
   stepSeconds: number | null;
-  queue: { position: number; waiting: number } | null;
+  queue: z.infer<typeof jobSchema>["queue"];
   now: number;
 }
 

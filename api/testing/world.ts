@@ -65,6 +65,7 @@ export class World implements AsyncDisposable {
       logger: silentLogger,
       limits,
       adminKey,
+      planner: null,
       soleOwner: true,
     });
     return new World(plane, blobs, ids, folder, kv, time);
