@@ -31,7 +31,14 @@ export class ChatTemplate {
   constructor(source: string) {
     // Python's Jinja normalises line ends before parsing.
     const text = source.replaceAll(/\r\n?/g, "\n");
-    this.hasGenerationMarkers = /\{%-?\s*generation\s*-?%\}/.test(text);
+    const markers = [...text.matchAll(GENERATION)].map((match) => match[2] === undefined);
+    this.hasGenerationMarkers = markers.length > 0;
+    if (markers.length % 2 === 1 || markers.some((begins, i) => begins !== (i % 2 === 0))) {
+      throw new ModelError(
+        "unsupported_chat_template",
+        "the chat template must close every {% generation %} before the next begins",
+      );
+    }
     try {
       this.#program = parse(tokenize(text.replaceAll(GENERATION, marker), { lstrip_blocks: true, trim_blocks: true }));
     } catch (error) {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { DataError } from "./errors.ts";
+import type { DataError } from "./errors.ts";
 import { type Line, readLines } from "./lines.ts";
 
 async function* chunks(bytes: Uint8Array, size: number): AsyncGenerator<Uint8Array> {
