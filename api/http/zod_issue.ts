@@ -26,7 +26,8 @@ export function zodApiError(error: z.ZodError, input: unknown): ApiError {
 function deepest(issues: readonly Issue[]): Issue {
   const issue = issues[0];
   if (issue === undefined) throw new Error("a ZodError without issues");
-  if (issue.code !== "invalid_union") return issue;
+  // A union that brings words of its own says it better than any of its branches.
+  if (issue.code !== "invalid_union" || issue.message !== "Invalid input") return issue;
   const inner = issue.errors.filter((branch) => branch.length > 0).map((branch) => deepest(branch));
   const further = inner.filter((each) => each.path.length > 0 || each.code !== "invalid_type");
   const best = further.find((each) => each.code !== "invalid_value") ?? further[0];
