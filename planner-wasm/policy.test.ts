@@ -43,6 +43,17 @@ Deno.test("default: only as many running jobs leave as must, the least urgent fi
   deepStrictEqual(places(plan({ profiles, devices: [{}], jobs })), [0, -1, 0, 0]);
 });
 
+Deno.test("default: groups of one base merge for a job of another when that costs less progress than it gains", () => {
+  const running = (currentDevice: number) => ({ currentDevice, stepsTotal: 1000 });
+  const with_ = (stepsTotal: number, base: number) =>
+    places(plan({ devices: times(2, {}), jobs: [running(0), running(1), { base, stepsTotal }] }));
+  // Together the two running jobs lose 0.42 of their progress each, and twice that must be worth less than the third.
+  deepStrictEqual(with_(550, 1), [1, 1, 0]);
+  deepStrictEqual(with_(650, 1), [0, 1, -1]);
+  // One that can join needs nobody to move.
+  deepStrictEqual(with_(550, 0).slice(0, 2), [0, 1]);
+});
+
 Deno.test("default: priority and tenant weight make a job more urgent", () => {
   const profiles = [{ tokenBudget: 256 }];
   const first = (a: Partial<JobRow>, b: Partial<JobRow>) =>

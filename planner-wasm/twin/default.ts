@@ -1,4 +1,4 @@
-/** Twin of assembly/policies/default.ts and spread.ts. */
+/** Twin of assembly/policies/default.ts, rooms.ts, merge.ts and spread.ts. */
 import { aloneSeconds, coldSeconds, loadOf, MOVE_SECONDS, profileOf, stepSeconds, stepsLeft } from "../model.ts";
 import { type Plan, Reason, type ReasonId, type Snapshot } from "../types.ts";
 import {
@@ -21,6 +21,8 @@ import {
 const HYSTERESIS = 2;
 const JOIN_PROBES = 8;
 const TAKE_PROBES = 64;
+const MOST_WAITING = 64;
+const GIVING_PROBES = 16;
 
 interface Walk extends World {
   /** Jobs, most urgent first. */
@@ -48,6 +50,7 @@ export function planDefault(snapshot: Snapshot): Plan {
     if (snapshot.jobs.gang[job]! > 1) placeGang(walk, job);
     else placeSingle(walk, job);
   }
+  mergeForWaiting(walk);
   spread(walk);
   return planOf(walk);
 }
@@ -56,20 +59,74 @@ function inQueueOrder(walk: Walk, members: readonly number[]): number[] {
   return sortBy(members, (j) => [walk.queue.indexOf(j)]);
 }
 
-function placeSingle(walk: Walk, job: number): void {
+/** Groups of a base that a single job may join, most room first. */
+function rooms(walk: Walk, base: number): Group[] {
   const { snapshot } = walk;
-  const { devices, jobs, profiles } = snapshot;
-  const room = (g: Group) => Math.floor(profiles.tokenBudget[g.profile]!) - loadOf(snapshot, g.members).tokens;
-  const mates = walk.groups.filter((g) => g.span === 1 && g.base === jobs.base[job]);
-  const probes = sortBy(mates, (g) => [-room(g), g.device]).slice(0, JOIN_PROBES);
-  const answers = probes.map((g) => refusal(snapshot, g.profile, g.members, job, devices.memoryBytes[g.device]!, true));
+  const room = (g: Group) => Math.floor(snapshot.profiles.tokenBudget[g.profile]!) - loadOf(snapshot, g.members).tokens;
+  return sortBy(walk.groups.filter((g) => g.span === 1 && g.base === base), (g) => [-room(g), g.device]);
+}
+
+/** Placed, or why the group with the most room refused. */
+function join(walk: Walk, job: number): ReasonId {
+  const { snapshot } = walk;
+  const probes = rooms(walk, snapshot.jobs.base[job]!).slice(0, JOIN_PROBES);
+  const answers = probes.map((g) =>
+    refusal(snapshot, g.profile, g.members, job, snapshot.devices.memoryBytes[g.device]!, true)
+  );
   const found = answers.indexOf(Reason.placed);
-  if (found !== -1) {
-    probes[found]!.members.push(job);
-    return;
+  if (found === -1) return answers[0] ?? Reason.noDevice;
+  probes[found]!.members.push(job);
+  return Reason.placed;
+}
+
+function placeSingle(walk: Walk, job: number): void {
+  const reason = join(walk, job);
+  if (reason === Reason.placed || placeAlone(walk, job) || takePlace(walk, job)) return;
+  walk.reasons[job] = reason;
+}
+
+function mergeForWaiting(walk: Walk): void {
+  const { jobs } = walk.snapshot;
+  let looked = 0;
+  for (const job of walk.queue) {
+    if (groupOf(walk, job) || jobs.gang[job]! > 1) continue;
+    if (join(walk, job) === Reason.placed || (looked++ < MOST_WAITING && mergeFor(walk, job))) {
+      walk.reasons[job] = Reason.placed;
+    }
   }
-  if (placeAlone(walk, job) || takePlace(walk, job)) return;
-  walk.reasons[job] = answers[0] ?? (Reason.noDevice as ReasonId);
+}
+
+function mergeFor(walk: Walk, job: number): boolean {
+  const { snapshot } = walk;
+  const { devices, jobs } = snapshot;
+  const base = jobs.base[job]!;
+  const profileOn = (g: Group) => profileOf(snapshot, base, devices.kind[g.device]!);
+  const suits = (g: Group) =>
+    g.span === 1 && profileOn(g) !== -1 &&
+    refusal(snapshot, profileOn(g), [], job, devices.memoryBytes[g.device]!, true) === Reason.placed;
+  const smallest = sortBy(walk.groups.filter(suits), (g) => [loadOf(snapshot, g.members).tokens, g.device]);
+  for (const giver of smallest.slice(0, GIVING_PROBES)) {
+    const takers = rooms(walk, giver.base).filter((g) => g !== giver).slice(0, JOIN_PROBES);
+    for (const taker of takers) {
+      const members = [...taker.members];
+      const fits = giver.members.every((m) => {
+        const answer = refusal(snapshot, taker.profile, members, m, devices.memoryBytes[taker.device]!, true);
+        members.push(m);
+        return answer === Reason.placed;
+      });
+      if (!fits) continue;
+      const after = stepSeconds(snapshot, taker.profile, loadOf(snapshot, members));
+      const loss = (g: Group) =>
+        inQueueOrder(walk, g.members).reduce((sum, m) => sum + walk.urgency.get(m)!, 0) *
+        (1 - seconds(walk, g) / after);
+      if (!(HYSTERESIS * (loss(giver) + loss(taker)) < walk.urgency.get(job)!)) continue;
+      taker.members = members;
+      walk.groups = walk.groups.filter((g) => g !== giver);
+      open(walk, giver.device, 1, base, profileOn(giver)).members.push(job);
+      return true;
+    }
+  }
+  return false;
 }
 
 function takePlace(walk: Walk, job: number): boolean {

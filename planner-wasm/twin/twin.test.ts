@@ -8,7 +8,7 @@ import { twinPlan } from "./mod.ts";
 
 const planner = await loadPlanner();
 const SEED = 20260721;
-const RUNS = 4000;
+const RUNS = 3000;
 
 /** What the random snapshots made happen: a comparison that never reaches a branch proves nothing of it. */
 const reached = new Map<string, number>();
@@ -61,7 +61,7 @@ Deno.test("module and twin agree along runs with arrivals, ends and lost devices
       }
       compare(snapshot);
     }),
-    { numRuns: 600, seed: SEED },
+    { numRuns: 400, seed: SEED },
   );
 });
 

@@ -1,50 +1,42 @@
 /**
  * Ours: walk the jobs from the most urgent down. A job joins the open group of its base with the most room, else takes
- * a free device, else the place of running jobs that are together at least HYSTERESIS times less urgent. Then groups
- * spread over devices that nobody needed.
+ * a free device, else the place of running jobs that are together at least HYSTERESIS times less urgent. Then
+ * groups of one base merge where that lets a waiting job run, and groups spread over devices that nobody needed.
  */
-import { f64At, i32At, setF64, setI32, takeF64, takeI32 } from "../arena";
+import { f64At, i32At, setF64, setI32, takeF64 } from "../arena";
 import { addClaim, claimBefore, dropClaim, hasClaim, lastClaim, resetClaims } from "../claims";
-import { rewindFree } from "../free";
 import * as G from "../groups";
-import { heapSize, heapTop, keyOf, push, remove, resetHeaps } from "../heap";
 import * as L from "../layout";
-import { baseCount, profileOf } from "../profiles";
+import { profileOf } from "../profiles";
 import * as R from "../reason";
 import { urgencyOf } from "../urgency";
 import { bestWindow, windowProfile } from "../windows";
-import * as W from "../work";
+import { mergeForWaiting } from "./merge";
 import { placeAlone, stayingPlace } from "./place";
 import * as Q from "./queue";
+import { join, listMembers, members, offer, release, resetRooms } from "./rooms";
 import { spread } from "./spread";
 
 /** How many times more urgent a job must be than those whose place it takes: what keeps plans from flapping. */
 const HYSTERESIS: f64 = 2;
-/** Groups asked per job, most room first; running jobs whose place is weighed, least urgent first. */
-const JOIN_PROBES: i32 = 8;
+/** Running jobs whose place is weighed, least urgent first. */
 const TAKE_PROBES: i32 = 64;
 
+/** Per job. */
 let urgency: usize = 0;
-let probed: usize = 0;
-let members: usize = 0;
 
 export function planDefault(): void {
   Q.listFeasible();
   urgency = takeF64(L.jobCount);
-  probed = takeI32(JOIN_PROBES);
-  members = takeI32(L.jobCount);
   const keys = takeF64(L.jobCount);
-  const perBase = takeI32(baseCount());
   for (let i = 0; i < Q.queueLength; i++) {
     const job = i32At(Q.queue, i);
-    const base = i32At(L.jobBase, job);
     const worth = urgencyOf(job, f64At(Q.fastest, job));
     setF64(urgency, job, worth);
     setF64(keys, job, i32At(L.currentDevice, job) == -1 ? -worth : -(worth * HYSTERESIS));
-    setI32(perBase, base, i32At(perBase, base) + 1);
   }
   Q.sortQueue(keys);
-  resetHeaps(baseCount(), perBase);
+  resetRooms();
   claimPlaces();
   for (let i = 0; i < Q.queueLength; i++) {
     const job = i32At(Q.queue, i);
@@ -58,6 +50,7 @@ export function planDefault(): void {
       placeSingle(job);
     }
   }
+  mergeForWaiting(urgency, HYSTERESIS);
   spread();
 }
 
@@ -73,17 +66,6 @@ function claimPlaces(): void {
   for (let v = 0; v < L.deviceCount; v++) if (G.headOf(v) == v) offer(v);
 }
 
-/** Puts a group among those of its base that others may join, by the tokens it has room for. */
-function offer(device: i32): void {
-  const group = G.groupAt(device);
-  if (group.span == 1) push(group.base, device, G.stepBudget(group.profile) - group.tokens);
-}
-
-function withdraw(device: i32): void {
-  const group = G.groupAt(device);
-  if (group.span == 1) remove(group.base, device);
-}
-
 function placeSingle(job: i32): void {
   const reason = join(job);
   if (reason == R.PLACED) return;
@@ -92,34 +74,6 @@ function placeSingle(job: i32): void {
     return;
   }
   if (!takePlace(job)) setI32(G.jobReason, job, reason);
-}
-
-/** PLACED, or why the group with the most room refused. */
-function join(job: i32): i32 {
-  const base = i32At(L.jobBase, job);
-  if (heapSize(base) == 0) return R.NO_DEVICE;
-  if (keyOf(heapTop(base)) < f64At(W.tokens, job)) return R.TOKEN_BUDGET;
-  let reason = R.PLACED;
-  let refused = 0;
-  let found = -1;
-  while (refused < JOIN_PROBES && heapSize(base) > 0) {
-    const device = heapTop(base);
-    const answer = G.refusal(G.groupAt(device), job, f64At(L.memoryBytes, device), true);
-    remove(base, device);
-    if (answer == R.PLACED) {
-      found = device;
-      break;
-    }
-    if (refused == 0) reason = answer;
-    setI32(probed, refused++, device);
-  }
-  if (found != -1) {
-    G.settleMember(found, job);
-    offer(found);
-    reason = R.PLACED;
-  }
-  for (let i = 0; i < refused; i++) offer(i32At(probed, i));
-  return reason;
 }
 
 /** Takes the place of running jobs that are together less urgent, the least urgent place first. */
@@ -165,12 +119,6 @@ function evictionCost(device: i32, job: i32): f64 {
   return cost;
 }
 
-function listMembers(device: i32): i32 {
-  let count = 0;
-  for (let m = G.groupAt(device).first; m != -1; m = G.nextMember(m)) setI32(members, count++, m);
-  return count;
-}
-
 function evictFor(device: i32, job: i32): void {
   const group = G.groupAt(device);
   const base = i32At(L.jobBase, job);
@@ -193,13 +141,6 @@ function evictFor(device: i32, job: i32): void {
     else dropClaim(m);
   }
   offer(device);
-}
-
-/** Frees the devices of a group. A gang may leave devices to others, so the search for free ones starts over. */
-function release(device: i32): void {
-  withdraw(device);
-  G.closeGroup(device);
-  if (G.groupAt(device).span > 1) rewindFree();
 }
 
 function placeGang(job: i32): void {

@@ -1,0 +1,123 @@
+/**
+ * Devices are short: merges two groups of one base into one so that a waiting job gets a device. The price is the
+ * progress that the members lose, weighed by urgency, as the price of a place is the urgency of those that leave it.
+ */
+import { f64At, i32At, setI32, takeI32 } from "../arena";
+import * as G from "../groups";
+import { heapSize, heapTop, remove } from "../heap";
+import * as L from "../layout";
+import { profileOf } from "../profiles";
+import * as R from "../reason";
+import * as W from "../work";
+import * as Q from "./queue";
+import { join, JOIN_PROBES, listMembers, members, offer, release, withdraw } from "./rooms";
+
+/** Waiting jobs for which a merge is looked for, most urgent first; groups that may give way to each, smallest first. */
+const MOST_WAITING: i32 = 64;
+const GIVING_PROBES: i32 = 16;
+
+let giving: usize = 0;
+let asked: usize = 0;
+
+export function mergeForWaiting(urgency: usize, price: f64): void {
+  giving = takeI32(GIVING_PROBES);
+  asked = takeI32(JOIN_PROBES);
+  let looked = 0;
+  for (let i = 0; i < Q.queueLength; i++) {
+    const job = i32At(Q.queue, i);
+    if (i32At(G.jobHead, job) != -1 || i32At(L.jobGang, job) > 1) continue;
+    // Places taken since its turn may have left room in a group.
+    if (join(job) == R.PLACED || (looked++ < MOST_WAITING && mergeFor(job, urgency, price))) {
+      setI32(G.jobReason, job, R.PLACED);
+    }
+  }
+}
+
+/** Where the job could run alone if the group on that device gave way. */
+function suits(job: i32, device: i32): bool {
+  const profile = profileOf(i32At(L.jobBase, job), i32At(L.deviceKind, device));
+  if (profile == -1 || i32At(W.columns, job) > i32At(L.maxStripColumns, profile)) return false;
+  return W.aloneBytes(job, profile) <= f64At(L.memoryBytes, device);
+}
+
+/** The suitable groups with the fewest tokens, ties by device. */
+function listGiving(job: i32): i32 {
+  let count = 0;
+  for (let v = 0; v < L.deviceCount; v++) {
+    if (G.headOf(v) != v || G.groupAt(v).span != 1) continue;
+    const tokens = G.groupAt(v).tokens;
+    let at = count;
+    while (at > 0 && G.groupAt(i32At(giving, at - 1)).tokens > tokens) at--;
+    if (at == GIVING_PROBES || !suits(job, v)) continue;
+    if (count < GIVING_PROBES) count++;
+    for (let k = count - 1; k > at; k--) setI32(giving, k, i32At(giving, k - 1));
+    setI32(giving, at, v);
+  }
+  return count;
+}
+
+function mergeFor(job: i32, urgency: usize, price: f64): bool {
+  const count = listGiving(job);
+  for (let i = 0; i < count; i++) {
+    const from = i32At(giving, i);
+    const into = takerOf(from, job, urgency, price);
+    if (into == -1) continue;
+    const moving = listMembers(from);
+    release(from);
+    withdraw(into);
+    for (let k = 0; k < moving; k++) G.settleMember(into, i32At(members, k));
+    offer(into);
+    const base = i32At(L.jobBase, job);
+    G.openGroup(from, profileOf(base, i32At(L.deviceKind, from)), base, 1);
+    G.settleMember(from, job);
+    offer(from);
+    return true;
+  }
+  return false;
+}
+
+/** The group that takes in all members of `from` at a price below the job's urgency, or -1. */
+function takerOf(from: i32, job: i32, urgency: usize, price: f64): i32 {
+  const base = G.groupAt(from).base;
+  withdraw(from);
+  let count = 0;
+  let found = -1;
+  while (count < JOIN_PROBES && heapSize(base) > 0) {
+    const device = heapTop(base);
+    remove(base, device);
+    setI32(asked, count++, device);
+    if (accepts(from, device) && price * loss(from, device, urgency) < f64At(urgency, job)) {
+      found = device;
+      break;
+    }
+  }
+  for (let i = 0; i < count; i++) offer(i32At(asked, i));
+  offer(from);
+  return found;
+}
+
+/** Leaves the merged group in G.trialGroup(). */
+function accepts(from: i32, into: i32): bool {
+  const giver = G.groupAt(from);
+  const taker = G.groupAt(into);
+  const merged = G.trialGroup();
+  G.clearGroup(merged, taker.profile, taker.base, 1);
+  for (let m = taker.first; m != -1; m = G.nextMember(m)) G.addLoad(merged, m);
+  for (let m = giver.first; m != -1; m = G.nextMember(m)) {
+    if (G.refusal(merged, m, f64At(L.memoryBytes, into), true) != R.PLACED) return false;
+    G.addLoad(merged, m);
+  }
+  return true;
+}
+
+function loss(from: i32, into: i32, urgency: usize): f64 {
+  const after = G.groupSeconds(G.trialGroup());
+  return groupLoss(from, after, urgency) + groupLoss(into, after, urgency);
+}
+
+function groupLoss(device: i32, after: f64, urgency: usize): f64 {
+  const group = G.groupAt(device);
+  let worth: f64 = 0;
+  for (let m = group.first; m != -1; m = G.nextMember(m)) worth = worth + f64At(urgency, m);
+  return worth * (1 - G.groupSeconds(group) / after);
+}

@@ -1,0 +1,80 @@
+/** Groups that others may join: per base, by the tokens that a step still has room for. */
+import { f64At, i32At, setI32, takeI32 } from "../arena";
+import { rewindFree } from "../free";
+import * as G from "../groups";
+import { heapSize, heapTop, keyOf, push, remove, resetHeaps } from "../heap";
+import * as L from "../layout";
+import { baseCount } from "../profiles";
+import * as R from "../reason";
+import * as W from "../work";
+import * as Q from "./queue";
+
+/** Groups asked per question, most room first. */
+export const JOIN_PROBES: i32 = 8;
+
+let probed: usize = 0;
+/** What `listMembers` wrote last. */
+export let members: usize = 0;
+
+export function resetRooms(): void {
+  probed = takeI32(JOIN_PROBES);
+  members = takeI32(L.jobCount);
+  const perBase = takeI32(baseCount());
+  for (let i = 0; i < Q.queueLength; i++) {
+    const base = i32At(L.jobBase, i32At(Q.queue, i));
+    setI32(perBase, base, i32At(perBase, base) + 1);
+  }
+  resetHeaps(baseCount(), perBase);
+}
+
+export function offer(device: i32): void {
+  const group = G.groupAt(device);
+  if (group.span == 1) push(group.base, device, G.stepBudget(group.profile) - group.tokens);
+}
+
+export function withdraw(device: i32): void {
+  const group = G.groupAt(device);
+  if (group.span == 1) remove(group.base, device);
+}
+
+/** PLACED, or why the group with the most room refused. */
+export function join(job: i32): i32 {
+  const base = i32At(L.jobBase, job);
+  if (heapSize(base) == 0) return R.NO_DEVICE;
+  if (keyOf(heapTop(base)) < f64At(W.tokens, job)) return R.TOKEN_BUDGET;
+  let reason = R.PLACED;
+  let refused = 0;
+  let found = -1;
+  while (refused < JOIN_PROBES && heapSize(base) > 0) {
+    const device = heapTop(base);
+    const answer = G.refusal(G.groupAt(device), job, f64At(L.memoryBytes, device), true);
+    remove(base, device);
+    if (answer == R.PLACED) {
+      found = device;
+      break;
+    }
+    if (refused == 0) reason = answer;
+    setI32(probed, refused++, device);
+  }
+  if (found != -1) {
+    G.settleMember(found, job);
+    offer(found);
+    reason = R.PLACED;
+  }
+  for (let i = 0; i < refused; i++) offer(i32At(probed, i));
+  return reason;
+}
+
+export function listMembers(device: i32): i32 {
+  let count = 0;
+  for (let m = G.groupAt(device).first; m != -1; m = G.nextMember(m)) setI32(members, count++, m);
+  return count;
+}
+
+/** Frees the devices of a group. A gang may leave devices to others, so the search for free ones starts over. */
+export function release(device: i32): void {
+  withdraw(device);
+  G.closeGroup(device);
+  if (G.groupAt(device).span > 1) rewindFree();
+}
+
