@@ -3,6 +3,7 @@
  * in every run, and whose commits fail as commits do: refused, unknown, or with the death of the process.
  */
 
+import type { History, Mutation } from "./history.ts";
 import type { Prng } from "./prng.ts";
 
 /** The process is dead: nothing it awaits ever comes back. */
@@ -52,7 +53,12 @@ export class GateKv {
   commitsLeft = Infinity;
   readonly seen = { locked: 0, unknown: 0 };
 
-  constructor(readonly kv: Deno.Kv, readonly gate: Gate, readonly faults: KvFaults) {}
+  constructor(
+    readonly kv: Deno.Kv,
+    readonly gate: Gate,
+    readonly faults: KvFaults,
+    readonly history: History,
+  ) {}
 
   asKv(): Deno.Kv {
     return this as unknown as Deno.Kv;
@@ -78,17 +84,19 @@ export class GateKv {
   }
 
   set(key: Deno.KvKey, value: unknown) {
-    return this.#commit(() => this.kv.set(key, value));
+    return this.#commit(() => this.kv.set(key, value), [{ key, value }]);
   }
 
   atomic(): Deno.AtomicOperation {
     const real = this.kv.atomic();
-    const commit = () => this.#commit(() => real.commit());
+    const mutations: Mutation[] = [];
+    const commit = () => this.#commit(() => real.commit(), mutations);
     const proxy: Deno.AtomicOperation = new Proxy(real, {
       get: (target, name) => {
         if (name === "commit") return commit;
         const method = Reflect.get(target, name) as (...args: unknown[]) => unknown;
         return (...args: unknown[]) => {
+          if (name === "set") mutations.push({ key: args[0] as Deno.KvKey, value: args[1] });
           method.apply(target, args);
           return proxy;
         };
@@ -97,7 +105,13 @@ export class GateKv {
     return proxy;
   }
 
-  #commit<T>(commit: () => Promise<T>): Promise<T> {
+  #commit<T extends { ok: boolean }>(call: () => Promise<T>, mutations: readonly Mutation[]): Promise<T> {
+    const commit = async () => {
+      const look = await this.history.before(mutations);
+      const result = await call();
+      look(result.ok);
+      return result;
+    };
     return this.#turn(async () => {
       const { random } = this.gate;
       if (this.commitsLeft-- <= 0) {

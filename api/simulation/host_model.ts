@@ -171,6 +171,10 @@ export class HostModel {
   work(faults: HostFaults): void {
     for (const held of [...this.#held.values()]) {
       const { jobId: job_id, epoch } = held;
+      if (this.random.chance(0.3)) {
+        const message = `said by ${this.instanceId} in epoch ${epoch} as ${this.#seq + 1}`;
+        this.#report({ kind: "notice", job_id, epoch, level: "info", message });
+      }
       if (!held.prepared) {
         held.prepared = true;
         this.#report({

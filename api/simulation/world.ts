@@ -17,6 +17,7 @@ import { isTransient } from "../store/retry.ts";
 import { Store } from "../store/store.ts";
 import type { JobRow } from "../store/types.ts";
 import { Crash, Gate, GateKv } from "./gate_kv.ts";
+import { History } from "./history.ts";
 import { HostModel } from "./host_model.ts";
 import { Prng } from "./prng.ts";
 import { metricsOf } from "./training.ts";
@@ -81,10 +82,13 @@ export class World {
   readonly #gate: Gate;
   readonly #raw: Store;
   readonly #kv: Deno.Kv;
+  readonly #history: History;
   readonly #csv = new Map<string, string>();
   readonly #blobs = new Set<string>();
   readonly #hosts: HostModel[];
   readonly #orders: Order[] = [];
+  /** Jobs whose client was told that they are. */
+  readonly #cancelled = new Set<string>();
   readonly #final = new Map<string, JobRow>();
   readonly #epochs = new Map<string, number>();
   /** Syncs under way: delivered late, twice or never. */
@@ -95,6 +99,7 @@ export class World {
   readonly #policy: PolicyId;
   #now = 1_700_000_000_000;
   readonly #ticking = new Set<Api>();
+  #checks = 0;
   #process = 0;
   #api: Api;
   #zombie: Api | null = null;
@@ -111,6 +116,7 @@ export class World {
     this.#random = new Prng(seed);
     this.#gate = new Gate(this.#random);
     this.#kv = kv;
+    this.#history = new History(kv);
     this.#planner = makePlanner(this.#random);
     this.#policy = policy;
     this.#raw = new Store({ kv, clock: this.#clock, random: this.#random.next });
@@ -134,7 +140,7 @@ export class World {
 
   #start(): Api {
     this.#process++;
-    const kv = new GateKv(this.#kv, this.#gate, this.#faults);
+    const kv = new GateKv(this.#kv, this.#gate, this.#faults, this.#history);
     const clock = this.#clock;
     const ids = createIds(clock, this.#random.bytes);
     const store = new Store({ kv: kv.asKv(), clock, random: this.#random.next, sleep: kv.sleep });
@@ -174,7 +180,7 @@ export class World {
     const jobs = this.#random.int(2, 5);
     for (let i = 0; i < jobs; i++) this.#orders.push({ number: i + 1, total: this.#random.int(3, 10), id: null });
     for (let round = 0; round < rounds; round++) {
-      const tasks = Array.from({ length: this.#random.int(1, 3) }, () => this.#task());
+      const tasks = Array.from({ length: this.#random.int(1, 4) }, () => this.#task());
       await Promise.all(tasks);
       if (this.#api.kv.dead) this.#restart();
       await this.#check();
@@ -311,6 +317,7 @@ export class World {
         const row = await this.#api.jobs.cancel(tenantId, id);
         strictEqual(row?.state, "cancelled");
         this.reached.cancelled++;
+        this.#cancelled.add(id);
       } catch (error) {
         if (error instanceof IllegalTransition) this.reached.cancelTooLate++;
         throw error;
@@ -365,6 +372,7 @@ export class World {
 
   /** What must hold whenever nothing is under way. */
   async #check(): Promise<void> {
+    this.#history.check();
     const page = await this.#raw.jobs.list(tenantId, { limit: 100 });
     const numbers = new Set<number>();
     for (const row of page.data) {
@@ -382,6 +390,7 @@ export class World {
         `${where}: ${row.state} but not held`,
       );
       strictEqual(row.releaseTo !== null, row.state === "releasing", `${where}: releaseTo`);
+      if (this.#cancelled.has(row.id)) strictEqual(row.state, "cancelled", `${where}: the client had its answer`);
       const known = this.#final.get(row.id);
       if (known !== undefined) {
         const { assignment: _, epoch: _e, changeId: _c, updatedAt: _u, eventCount: _n, ...now } = row;
@@ -392,6 +401,7 @@ export class World {
     for (const order of this.#orders) {
       if (order.id !== null) ok(numbers.has(order.number), `accepted job ${order.id} is lost`);
     }
+    if (this.#calm || ++this.#checks % 4 > 0) return;
     const places = new Map<string, string>();
     for (const host of await this.#raw.hosts.list()) {
       if (host.value.lost) {
@@ -455,6 +465,15 @@ export class World {
     ok(checkpoints.every((checkpoint) => checkpoint.visible), "resume-only checkpoints go when a job ends");
     deepStrictEqual((await this.#raw.blobs.owners(row.spec.training_file.sha256)).filter((o) => o.id === row.id), []);
     const events = await this.#raw.jobs.listEvents(row.id, { limit: 1000 });
+    const said = events.data.flatMap((event) => {
+      const match = /^said by .* in epoch (\d+) as/.exec(event.message);
+      return match === null ? [] : [{ n: event.n, epoch: Number(match[1]), message: event.message }];
+    }).sort((a, b) => a.n - b.n);
+    strictEqual(new Set(said.map((each) => each.message)).size, said.length, "a notice is recorded once");
+    said.reduce((latest, { epoch, message }) => {
+      ok(epoch >= latest, `${message}, after epoch ${latest} had spoken`);
+      return epoch;
+    }, 0);
     for (const { message } of events.data) {
       if (message.startsWith("Given back by the host")) this.reached.preempted++;
       if (message.startsWith("Attempt ")) this.reached.retried++;
