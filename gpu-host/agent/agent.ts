@@ -220,16 +220,18 @@ export class Agent {
 
   async #sync(): Promise<void> {
     const host = this.#host!;
-    const reports = this.#outbox.batch();
     const models = this.#offerChanged ? await this.#options.offer() : undefined;
     this.#offerChanged = false;
+    // No await between the next two: a job leaves the list of held ones only together with its last report.
+    const reports = this.#outbox.batch();
+    const held = this.#heldOrUnsaid();
     const wait = reports.length > 0 || this.#draining ? 0 : this.#pollSeconds(host);
     const request: SyncRequest = {
       host_epoch: host.host_epoch,
       desired_version: this.#version,
       wait_seconds: wait,
       draining: this.#draining,
-      held: [...this.#held.values()].map(({ id, epoch, step }) => ({ job_id: id, epoch, step })),
+      held,
       reports,
       ...(models === undefined ? {} : { models }),
     };
@@ -247,13 +249,19 @@ export class Agent {
     this.#drainTold = request.draining;
     for (const refusal of response.refused) this.#refused(refusal);
     this.#outbox.acknowledge(response.acked_seq);
-    if (response.desired.version !== this.#version) {
-      this.#version = response.desired.version;
-      this.#apply(response.desired);
-    }
+    // Applied even when the version is the same: what is desired also follows from what the held jobs have become.
+    this.#version = response.desired.version;
+    this.#apply(response.desired);
     if (wait > 0 || this.#outbox.urgent || this.#drained) return;
     const news = AbortSignal.any([this.#stop.signal, this.#wake.signal]);
     await this.#options.clock.sleep(STEPS_EVERY_MS, news).catch(() => {});
+  }
+
+  /** A job whose last reports have not been acknowledged counts as held, or the control plane would take it for forgotten. */
+  #heldOrUnsaid(): SyncRequest["held"] {
+    const held = new Map(this.#outbox.jobs().map((job) => [job.job_id, job]));
+    for (const { id, epoch, step } of this.#held.values()) held.set(id, { job_id: id, epoch, step });
+    return [...held.values()];
   }
 
   #pollSeconds(host: RegisterResponse): number {
@@ -303,9 +311,6 @@ export class Agent {
       // Nothing of it is here: an earlier instance held it, or it never arrived.
       this.#over.set(release.job_id, release.epoch);
       this.#report({ kind: "released", job_id: release.job_id, epoch: release.epoch, step: 0 });
-    }
-    for (const id of this.#over.keys()) {
-      if (!wanted.has(id) && !releases.has(id)) this.#over.delete(id);
     }
   }
 

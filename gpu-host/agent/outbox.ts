@@ -64,6 +64,21 @@ export class Outbox {
     this.#reports = this.#reports.filter((report) => report.seq > seq);
   }
 
+  /** The jobs that reports are about, with the last step each is known to have done. */
+  jobs(): { job_id: string; epoch: number; step: number }[] {
+    const jobs = new Map<string, { job_id: string; epoch: number; step: number }>();
+    for (const report of this.#reports) {
+      const { job_id, epoch } = report;
+      const step = report.kind === "steps"
+        ? report.steps.at(-1)!.step
+        : "step" in report
+        ? report.step
+        : jobs.get(job_id)?.step ?? 0;
+      jobs.set(job_id, { job_id, epoch, step });
+    }
+    return [...jobs.values()];
+  }
+
   /** Whose report a refusal is about. */
   find(seq: number): Report | undefined {
     return this.#reports.find((report) => report.seq === seq);

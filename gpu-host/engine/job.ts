@@ -1,5 +1,6 @@
 /** One job inside an engine process: its data cursor, its adapter slot and what its next step consists of. */
 
+import type { StepMetrics } from "../../api/schema/sync.ts";
 import type { CheckpointState } from "../checkpoint/format.ts";
 import { cachedOrder, type OrderSource, stepExamples, stepsPerEpoch } from "../data/order.ts";
 import { learningRate } from "../data/schedule.ts";
@@ -32,8 +33,8 @@ export class TrainingJob {
   /** Optimizer steps done; the data cursor follows from it. */
   step = 0;
   progress: Progress = freshProgress;
-  /** Under way; the job takes no step meanwhile. */
-  evaluation: { readonly of: "baseline" | "step"; readonly pass: Evaluation } | null = null;
+  /** Under way; the job takes no step meanwhile. `after`: what the step before it measured; null = the baseline. */
+  evaluation: { readonly after: StepMetrics | null; readonly pass: Evaluation } | null = null;
 
   constructor(command: AddCommand, slot: Slot, tensors: readonly AdapterTensor[], shards: {
     train: TokenShard;

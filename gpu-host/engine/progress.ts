@@ -1,7 +1,6 @@
 /** The part of a job's state that is not numbers of the adapter: it travels in a checkpoint's `extra`. */
 
 import { z } from "zod";
-import { stepMetrics } from "../../api/schema/sync.ts";
 
 const validationResult = z.object({
   valid_loss: z.number(),
@@ -15,8 +14,6 @@ export const progress = z.object({
   /** Lowest validation loss so far, and how many evaluations since were no better. */
   best_valid_loss: z.number().nullable(),
   worse_evaluations: z.int().nonnegative(),
-  /** Metrics of the last step when its evaluation was still under way: it starts over after a resume. */
-  unfinished_step: stepMetrics.nullable(),
 });
 
 export type Progress = z.infer<typeof progress>;
@@ -26,5 +23,4 @@ export const freshProgress: Progress = {
   baseline: null,
   best_valid_loss: null,
   worse_evaluations: 0,
-  unfinished_step: null,
 };

@@ -117,7 +117,7 @@ export class Trainer {
     const { job } = member;
     if (job.validation !== null && job.progress.baseline === null) {
       // Slot 0 is the base alone, which is what a fresh adapter is, and it is still there after a resume.
-      job.evaluation = { of: "baseline", pass: new Evaluation(job.validation, 0n) };
+      job.evaluation = { after: null, pass: new Evaluation(job.validation, 0n) };
     } else {
       this.#prepared(member);
     }
@@ -186,9 +186,6 @@ export class Trainer {
     model.importState(job.slot, "moment2", state.moment2);
     job.step = state.step;
     job.progress = progress.parse(state.extra);
-    if (job.progress.unfinished_step !== null && job.validation !== null) {
-      job.evaluation = { of: "step", pass: new Evaluation(job.validation, job.slot) };
-    }
     const differences = compareIdentity(state.identity, identity);
     if (differences.length > 0) {
       emit({
@@ -327,8 +324,7 @@ export class Trainer {
       group_size: outcome.groupSize,
     };
     if (job.evaluationDue && job.validation !== null) {
-      job.progress = { ...job.progress, unfinished_step: metrics };
-      job.evaluation = { of: "step", pass: new Evaluation(job.validation, job.slot) };
+      job.evaluation = { after: metrics, pass: new Evaluation(job.validation, job.slot) };
       return;
     }
     await this.#completeStep(member, metrics);
@@ -427,18 +423,16 @@ export class Trainer {
 
   async #evaluated(member: Member): Promise<void> {
     const { job } = member;
-    const { of, pass } = job.evaluation!;
+    const { after, pass } = job.evaluation!;
     const result: ValidationResult = pass.result();
     job.evaluation = null;
-    if (of === "baseline") {
+    if (after === null) {
       job.progress = { ...job.progress, baseline: finite(result) };
       this.#prepared(member);
       return;
     }
-    const metrics = { ...job.progress.unfinished_step!, ...finite(result) };
-    job.progress = { ...job.progress, unfinished_step: null };
     job.judge(result);
-    await this.#completeStep(member, metrics);
+    await this.#completeStep(member, { ...after, ...finite(result) });
   }
 
   // ---- files ----
@@ -507,6 +501,8 @@ export class Trainer {
     }
     // Its last files are on their way: the release follows them, or `finished` makes it void.
     if (member.farewell !== null) return;
+    // A checkpoint follows the report of its step, and that one waits for the evaluation.
+    if (job.evaluation !== null && job.evaluation.after !== null) return;
     member.farewell = { type: "released", ...key, step: job.step };
     await this.#writeCheckpoint(member, "last", null);
     await this.#retryWrites(member);

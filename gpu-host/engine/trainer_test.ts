@@ -219,7 +219,7 @@ Deno.test("an evaluation does not hold up the neighbours", async () => {
   strictEqual(bench.of("step", "bb").length, 2);
 });
 
-Deno.test("a release in the middle of an evaluation keeps the step and repeats the evaluation", async () => {
+Deno.test("a release in the middle of an evaluation lets it end, so that the step is told before its checkpoint", async () => {
   const changes = { validation: { path: "valid-a", sha256: "v" }, training: trainingSpec({ eval_steps: 2 }) };
   const whole = await alone(changes);
   const first = new Bench({ microBatchTokens: 12 });
@@ -227,9 +227,11 @@ Deno.test("a release in the middle of an evaluation keeps the step and repeats t
   while (first.of("step").length < 1) await first.turns(1);
   await first.turns(1);
   first.trainer.release({ type: "release", job_id: "a", epoch: 1, mode: "checkpoint" });
-  await first.untilIdle();
-  strictEqual(first.of("released")[0]!.step, 2);
+  await first.turns(1);
   strictEqual(first.of("step").length, 1);
+  await first.untilIdle();
+  deepStrictEqual(first.events.slice(-3).map(({ type }) => type), ["step", "checkpoint", "released"]);
+  strictEqual(first.of("released")[0]!.step, 2);
   const second = new Bench();
   second.files.set("resume", first.files.get(first.of("checkpoint")[0]!.state.path)!);
   second.trainer.add(second.job("a", { ...changes, resume: "resume" }));
