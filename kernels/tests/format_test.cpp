@@ -852,8 +852,8 @@ TEST(real_configs) {
   }
   // Frequencies that transformers 5.18 computes for Llama 3.1: unscaled, blended and divided by 8.
   const auto found = load_model_config(paths::shared_model("Meta-Llama-3.1-8B")).inverse_frequencies;
-  CHECK(near(found[1], 0.8146172165870667) && near(found[29], 0.0021665706299245358) && near(found[33], 0.0003126936499029398));
-  CHECK(near(found[35], 9.556212171446532e-05) && near(found[63], 3.068925877869333e-07));
+  CHECK(found[1] == 0.8146172165870667f && found[29] == 0.0021665706299245358f && found[33] == 0.0003126936499029398f);
+  CHECK(found[35] == 9.556212171446532e-05f && found[63] == 3.068925877869333e-07f);
 }
 
 TEST(transcribed_configs) {

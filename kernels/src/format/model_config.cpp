@@ -160,6 +160,9 @@ void refuse_partial_rotary(const Fields& fields) {
   }
 }
 
+// Out of line, so that the product is rounded on its own: inline, the compiler fuses it with an addition.
+[[gnu::noinline]] float product(float a, float b) { return a * b; }
+
 // The frequencies of one rope object (rope_scaling or rope_parameters), or the plain ones when it is absent. Every operation
 // is rounded to fp32 where transformers does so: at position 100,000 one unit in the last place of a frequency is 0.006 rad.
 std::vector<float> frequencies_of(const Fields& fields, const std::optional<Fields>& rope, int64_t max_positions,
@@ -216,7 +219,7 @@ std::vector<float> frequencies_of(const Fields& fields, const std::optional<Fiel
     }
     const float smooth =
         (static_cast<float>(original) / wavelength - static_cast<float>(low)) / static_cast<float>(high - low);
-    frequency = (1.0f - smooth) * frequency / static_cast<float>(factor) + smooth * frequency;
+    frequency = product(1.0f - smooth, frequency) / static_cast<float>(factor) + product(smooth, frequency);
   }
   return frequencies;
 }

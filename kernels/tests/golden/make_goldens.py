@@ -3,7 +3,8 @@
 
 Every adapter is trained alone, in PEFT, in float64; the engine must get the same numbers while it trains all adapters of a
 model together. A plain float32 run of the same library code is kept beside it: its distance from float64 is the noise that
-any fp32 engine has, and it shows that the float64 patches below change precision only.
+any fp32 engine has, and it shows that the float64 patches below change precision only. A bfloat16 run (frozen weights and
+activations in bf16, adapters in fp32) says what to expect of bf16.
 """
 
 import argparse
@@ -214,15 +215,17 @@ def load(folder, dtype):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
     frequencies = model.model.rotary_emb.inv_freq.clone()
     model = model.to(dtype)
-    model.model.rotary_emb.inv_freq = frequencies.to(dtype)
+    model.model.rotary_emb.inv_freq = frequencies.to(torch.promote_types(dtype, torch.float32))
     return model.eval()
 
 
 def with_adapter(folder, adapter, dtype, initial):
-    """A fresh PEFT model; `initial`: (layer, module, "A" | "B") -> array."""
+    """A fresh PEFT model; `initial`: (layer, module, "A" | "B") -> array. The adapter is never narrower than float32."""
     model = get_peft_model(load(folder, dtype), LoraConfig(
         r=adapter["rank"], lora_alpha=adapter["alpha"], use_rslora=bool(adapter["rslora"]),
-        target_modules=adapter["modules"], lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")).to(dtype)
+        target_modules=adapter["modules"], lora_dropout=0.0, bias="none", task_type="CAUSAL_LM"))
+    if dtype != torch.bfloat16:
+        model = model.to(dtype)
     parameters = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -234,7 +237,7 @@ def with_adapter(folder, adapter, dtype, initial):
     assert parameters.keys() == initial.keys()
     with torch.no_grad():
         for key, parameter in parameters.items():
-            assert parameter.shape == initial[key].shape
+            assert parameter.shape == initial[key].shape and parameter.dtype == torch.promote_types(dtype, torch.float32)
             parameter.copy_(torch.from_numpy(initial[key].astype(np.float64)))
     return model, parameters
 
@@ -298,6 +301,7 @@ def loss_sum(model, sequences):
         targets[row, :length] = torch.tensor(sequence["targets"])
         mask[row, :length] = 1
     logits = model(input_ids=tokens, attention_mask=mask, use_cache=False).logits
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
 
 
@@ -341,6 +345,17 @@ def run(folder, adapter, batches, initial, prompt, dtype):
             "final": {key: parameter.detach().clone() for key, parameter in parameters.items()}}
 
 
+def distance(result, exact):
+    """The largest differences between two runs: relative for losses and tensors, absolute for logits. To two digits."""
+    worst = {
+        "loss": max(abs(a - b) / b for a, b in zip(result["losses"], exact["losses"])),
+        "gradient": max(relative(result["gradient"][key], exact["gradient"][key]) for key in exact["gradient"]),
+        "final": max(relative(result["final"][key], exact["final"][key]) for key in exact["final"]),
+        "logits": float((result["logits"].double() - exact["logits"]).abs().max()),
+    }
+    return {key: float(f"{value:.2g}") for key, value in worst.items()}
+
+
 def make_tiny(name, recipe, index):
     folder = HERE / name
     folder.mkdir(exist_ok=True)
@@ -360,26 +375,20 @@ def make_tiny(name, recipe, index):
         batches = random_batches(adapter, config["vocab_size"], rng)
         with Float64():
             exact = run(folder, adapter, batches, initial, prompt, torch.float64)
-        plain = run(folder, adapter, batches, initial, prompt, torch.float32)
+        plain = distance(run(folder, adapter, batches, initial, prompt, torch.float32), exact)
+        coarse = distance(run(folder, adapter, batches, initial, prompt, torch.bfloat16), exact)
         for (layer, module, matrix), value in initial.items():
             for state, source in (("initial", None), ("gradient", exact["gradient"]), ("final", exact["final"])):
                 array = value if source is None else source[layer, module, matrix].numpy()
                 tensors[f"{adapter['name']}.{state}.{layer}.{module}.{matrix}"] = array
         tensors[f"{adapter['name']}.logits"] = exact["logits"].numpy()
-        noise = {
-            "loss": max(abs(a - b) / b for a, b in zip(plain["losses"], exact["losses"])),
-            "gradient": max(relative(plain["gradient"][key], exact["gradient"][key]) for key in initial),
-            "final": max(relative(plain["final"][key], exact["final"][key]) for key in initial),
-            "logits": float((plain["logits"].double() - exact["logits"]).abs().max()),
-        }
         print(f"{name}/{adapter['name']}: loss {exact['losses'][0]:.4f} -> {exact['losses'][-1]:.4f}, norm "
-              f"{min(exact['norms']):.3f}..{max(exact['norms']):.3f}, float32 noise "
-              + ", ".join(f"{key} {value:.1e}" for key, value in noise.items()))
+              f"{min(exact['norms']):.3f}..{max(exact['norms']):.3f}, float32 noise {plain}, bfloat16 noise {coarse}")
         listed.append({
             "name": adapter["name"], "rank": adapter["rank"], "alpha": adapter["alpha"], "rslora": adapter["rslora"],
             "modules": adapter["modules"], "learning_rate": adapter["lr"], "weight_decay": adapter.get("weight_decay", 0.0),
             "max_grad_norm": 1.0, "losses": exact["losses"], "grad_norms": exact["norms"],
-            "float32_noise": {key: float(f"{value:.2g}") for key, value in noise.items()}, "batches": batches,
+            "float32_noise": plain, "bfloat16_noise": coarse, "batches": batches,
         })
     write_json(folder / "golden.json", {"inverse_frequencies": frequencies, "prompt": prompt, "adapters": listed})
     write_safetensors(folder / "golden.safetensors", tensors)
@@ -412,16 +421,16 @@ def make_stories(models):
     initial = initial_adapter(adapter, config, rng, zero_b=True)
     with Float64():
         exact = run(source, adapter, batches, initial, [1], torch.float64)
-    plain = run(source, adapter, batches, initial, [1], torch.float32)
-    noise = max(abs(a - b) / b for a, b in zip(plain["losses"], exact["losses"]))
+    plain = distance(run(source, adapter, batches, initial, [1], torch.float32), exact)["loss"]
+    coarse = distance(run(source, adapter, batches, initial, [1], torch.bfloat16), exact)["loss"]
     print(f"stories260K: loss {exact['losses'][0]:.4f} -> {exact['losses'][-1]:.4f}, norm {min(exact['norms']):.3f}.."
-          f"{max(exact['norms']):.3f}, float32 noise loss {noise:.1e}")
+          f"{max(exact['norms']):.3f}, float32 noise {plain}, bfloat16 noise {coarse}")
     folder = HERE / "stories260K"
     folder.mkdir(exist_ok=True)
     write_json(folder / "golden.json", {
         "rank": 8, "alpha": 16, "rslora": 0, "modules": MODULES, "learning_rate": 1e-3, "weight_decay": 0.0,
         "max_grad_norm": 1.0, "stories": stories, "stories_per_step": 2, "losses": exact["losses"],
-        "grad_norms": exact["norms"], "float32_noise": {"loss": float(f"{noise:.2g}")},
+        "grad_norms": exact["norms"], "float32_noise": {"loss": plain}, "bfloat16_noise": {"loss": coarse},
     })
     write_safetensors(folder / "golden.safetensors", {
         f"initial.{layer}.{module}.A": value for (layer, module, matrix), value in initial.items() if matrix == "A"})
