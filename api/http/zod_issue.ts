@@ -10,7 +10,7 @@ export function zodApiError(error: z.ZodError, input: unknown): ApiError {
   const issue = deepest(error.issues as Issue[]);
   const param = issue.path.length > 0 ? issue.path.map(String).join(".") : null;
   const code = codeOf(issue, input);
-  const where = param === null ? "The request" : `'${param}'`;
+  const where = param === null ? "body" : `'${param}'`;
   if (code === "missing_required_parameter") {
     return new ApiError(400, `Missing required parameter: ${where}`, { param, code });
   }
