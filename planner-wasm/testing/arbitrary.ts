@@ -94,6 +94,15 @@ const CROWDED: Shape = {
   },
 };
 
+/** More groups, claims and waiting jobs than the policies look at for one job. */
+const LARGE: Shape = {
+  ...CROWDED,
+  policies: [Policy.default],
+  devices: [10, 24],
+  jobs: [100, 180],
+  job: { ...CROWDED.job, maxSlowdown: among(1.2, 2, 4, 100), stepTokens: among(16, 64, 100.5, 256, 512) },
+};
+
 function records<T>(fields: Partial<Record<keyof T, fc.Arbitrary<number>>>): fc.Arbitrary<Partial<T>> {
   return fc.record(fields as Record<string, fc.Arbitrary<number>>) as fc.Arbitrary<Partial<T>>;
 }
@@ -128,4 +137,5 @@ function snapshotsOf(shape: Shape): fc.Arbitrary<Snapshot> {
 
 export const wild = snapshotsOf(WILD);
 export const crowded = snapshotsOf(CROWDED);
+export const large = snapshotsOf(LARGE);
 export const snapshots = fc.oneof(wild, crowded);
