@@ -44,6 +44,12 @@ async function main(args: readonly string[]): Promise<number> {
   const logger = createLogger(systemClock, flags.verbose ? "debug" : "info");
   const ids = createIds(systemClock);
   await Deno.mkdir(flags.data, { recursive: true });
+  // Two processes on one database file lose commits, and each would sweep the other's uploads.
+  using lock = await Deno.open(join(flags.data, "lock"), { create: true, write: true });
+  if (!await lock.tryLock(true)) {
+    console.error(`error: --data must be a folder of one process at a time, but another one uses '${flags.data}'`);
+    return 1;
+  }
   const blobs = await openFolderBlobs({
     folder: join(flags.data, "blobs"),
     ids,
@@ -69,10 +75,10 @@ async function main(args: readonly string[]): Promise<number> {
   const server = Deno.serve({ hostname: flags.host, port: flags.port, onListen: () => {} }, plane.app.fetch);
   const { port } = server.addr;
   const shownHost = flags.host.includes(":") ? `[${flags.host}]` : flags.host;
-  console.log(`tLoRA serves http://${shownHost}:${port}`);
   if (plane.newAdminKey !== null) {
     console.log(`Admin key, shown this once: ${plane.newAdminKey}`);
   }
+  console.log(`tLoRA serves http://${shownHost}:${port}`);
   if (flags.portFile !== undefined) await writeWhole(flags.portFile, `${port}\n`);
 
   logger("info", "stopping", { signal: await stop.promise });
