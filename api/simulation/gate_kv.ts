@@ -3,6 +3,7 @@
  * in every run, and whose commits fail as commits do: refused, unknown, or with the death of the process.
  */
 
+import { setImmediate } from "node:timers";
 import type { History, Mutation } from "./history.ts";
 import type { Prng } from "./prng.ts";
 
@@ -35,8 +36,8 @@ export class Gate {
   async #run(): Promise<void> {
     this.#running = true;
     for (;;) {
-      // Lets the tasks that were just answered ask again before the next call is chosen.
-      for (let i = 0; i < 12; i++) await null;
+      // Every task runs until it waits for the database again: only then is the choice the same in every run.
+      await new Promise<void>((resolve) => setImmediate(resolve));
       if (this.#pending.length === 0) break;
       const [next] = this.#pending.splice(this.random.int(0, this.#pending.length - 1), 1);
       this.turns++;

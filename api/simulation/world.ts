@@ -261,8 +261,8 @@ export class World {
     const request = host.sync();
     if (!this.#calm) {
       if (this.#random.chance(0.08)) return;
-      if (this.#random.chance(0.08)) this.#delayed.push({ host, request });
-      if (this.#delayed.length > 0 && this.#random.chance(0.3)) {
+      if (this.#random.chance(0.2)) this.#delayed.push({ host, request });
+      if (this.#delayed.length > 0 && this.#random.chance(0.4)) {
         const late = this.#delayed.splice(this.#random.int(0, this.#delayed.length - 1), 1)[0];
         if (late !== undefined) {
           this.reached.syncRepeated++;
@@ -451,6 +451,7 @@ export class World {
     }
     await this.#check();
     for (const order of this.#orders) await this.#checkEnd(order);
+    this.trace.push(`${this.#gate.turns} calls`);
   }
 
   async #checkEnd(order: Order): Promise<void> {
