@@ -5,7 +5,7 @@ import type { RegisterRequest, RegisterResponse, SyncRequest, SyncResponse } fro
 import { hostTopic, schedulerTopic, type Wakeups } from "../scheduler/wakeups.ts";
 import type { Store } from "../store/store.ts";
 import type { DesiredRow, HostRow } from "../store/types.ts";
-import { type ApiError, conflict, notFound } from "../http/errors.ts";
+import { type ApiError, badRequest, conflict, notFound } from "../http/errors.ts";
 import { wireDesired } from "./desired_wire.ts";
 
 export interface HostLimits {
@@ -38,6 +38,13 @@ export class HostService {
   }
 
   async register(request: RegisterRequest): Promise<RegisterResponse> {
+    const ordinals = new Set<number>();
+    request.devices.forEach(({ ordinal }, i) => {
+      if (ordinals.has(ordinal)) {
+        throw badRequest(`'devices.${i}.ordinal' must be unique, but ${ordinal} came before`, `devices.${i}.ordinal`);
+      }
+      ordinals.add(ordinal);
+    });
     const host = await this.#store.hosts.register(request, this.limits.leaseMs);
     for (const entry of await this.#store.jobs.listOnHost(host.id)) {
       if (entry.value.assignment?.instanceId === host.instanceId) continue;

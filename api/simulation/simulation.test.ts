@@ -4,7 +4,7 @@ import { chaosPlanner } from "./chaos_planner.ts";
 import type { Prng } from "./prng.ts";
 import { nothingReached, type Reached, World } from "./world.ts";
 
-const seeds = Number(Deno.env.get("TLORA_SIMULATION_SEEDS") ?? 240);
+const seeds = Number(Deno.env.get("TLORA_SIMULATION_SEEDS") ?? 200);
 const first = Number(Deno.env.get("TLORA_SIMULATION_FIRST") ?? 1);
 const rounds = 50;
 

@@ -88,7 +88,7 @@ export function newJob(changes: Partial<NewJob> = {}): NewJob {
     suffix: null,
     metadata: null,
     echo: null,
-    scheduling: { priority: 0, maxSlowdown: 2 },
+    scheduling: { priority: 0, maxSlowdown: 20 },
     estimate: { examples: 10, bytes: 4_000, maxExampleBytes: 600 },
     ...changes,
   };
