@@ -66,6 +66,7 @@ export class EngineSupervisor {
   /** True while a process starts, or the pause after a crash lasts. */
   #starting = false;
   #openFailures = 0;
+  #unopenable: string | null = null;
   #ended: Promise<void> = Promise.resolve();
 
   constructor(options: SupervisorOptions) {
@@ -113,6 +114,10 @@ export class EngineSupervisor {
     await this.#ended;
   }
 
+  #needed(model: string): boolean {
+    return [...this.#jobs.values()].some(({ assignment }) => assignment.spec.model === model);
+  }
+
   #forget(job: HostJob): void {
     if (this.#jobs.get(job.id) === job) this.#jobs.delete(job.id);
     this.#inside.delete(job);
@@ -122,7 +127,11 @@ export class EngineSupervisor {
     if (this.#stop.signal.aborted) return;
     const running = this.#running;
     if (running === null) {
-      if (this.#wanted !== null && !this.#starting) this.#ended = this.#start(this.#wanted);
+      const wanted = this.#wanted;
+      if (wanted === null || this.#starting) return;
+      // A model that could not be opened is tried again when a job needs it.
+      if (wanted.model === this.#unopenable && !this.#needed(wanted.model)) return;
+      this.#ended = this.#start(wanted);
       return;
     }
     if (running.closing) return;
@@ -203,6 +212,7 @@ export class EngineSupervisor {
       case "opened":
         running.opened = true;
         this.#openFailures = 0;
+        this.#unopenable = null;
         this.#options.onFit(running.model, event.fit);
         return this.#pump();
       case "profile":
@@ -268,6 +278,7 @@ export class EngineSupervisor {
     this.#openFailures++;
     if (HOPELESS.has(status) || this.#openFailures >= OPEN_TRIES) {
       this.#openFailures = 0;
+      this.#unopenable = model;
       for (const job of [...this.#jobs.values()].filter(({ assignment }) => assignment.spec.model === model)) {
         this.#forget(job);
         this.#options.onFailure(job, {
