@@ -54,7 +54,7 @@ const bars = new cliProgress.MultiBar({
   barsize: 30,
   hideCursor: true,
   noTTYOutput: !Deno.stdout.isTerminal(),
-  notTTYSchedule: 5000,
+  notTTYSchedule: 10_000,
   emptyOnZero: true,
 });
 
@@ -124,6 +124,8 @@ async function run(): Promise<void> {
           lr_scheduler_type: "linear",
           warmup_ratio: settings.warmupRatio,
         },
+        // On few cores a step costs as much as its tokens: the batch of 8 makes the batch of 1 wait, and here that is wanted.
+        scheduling: { max_slowdown: 100 },
       },
     });
   }
