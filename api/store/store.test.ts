@@ -198,6 +198,22 @@ storeTest("a deposed leader writes nothing", async ({ store, clock }) => {
   ok(set.leadership === null && set.retryAt === clock.now + 1000, "a clock set back does not freeze the lead");
 });
 
+storeTest("an engine that is no longer desired goes with the same commit", async ({ store }) => {
+  const { leadership } = await store.scheduling.lead("a", 1000, false);
+  ok(leadership !== null);
+  const engine = (device: number) => ({
+    device,
+    baseModel: "m",
+    microBatchTokens: 1,
+    nanoBatches: 1,
+    jobs: [],
+    release: [],
+  });
+  await store.hosts.putDesired("host-x", [engine(0), engine(1)], leadership.fence);
+  strictEqual(await store.hosts.putDesired("host-x", [engine(1)], leadership.fence), 2);
+  deepStrictEqual((await store.hosts.getDesired("host-x")).engines.map((each) => each.device), [1]);
+});
+
 Deno.test("ids of events and checkpoints say where they are; foreign ones are refused", () => {
   deepStrictEqual(parseEventId("ftevent-01ABC-12-3"), { step: 12, n: 3 });
   for (const bad of ["", "ftevent-x", "ftevent-a-b-1-2", "ftevent-a-1-", "ftevent-a-9999999999999999-0"]) {
