@@ -38,8 +38,8 @@ Deno.test("a job goes from assignment to a stored adapter, every step told once"
   ok(steps.at(-1)!.train_loss < steps[0]!.train_loss);
   strictEqual(bench.plane.job("job_a").repeatedSteps, 0);
   ok(bench.plane.blobs.has(bench.plane.adapter("job_a")));
-  await until("the job's folder is gone", () => bench.agent.heldJobs.length === 0);
-  deepStrictEqual([...Deno.readDirSync(`${bench.folder}/data/jobs`)], []);
+  await until("the job's folder is gone", () => [...Deno.readDirSync(`${bench.folder}/data/jobs`)].length === 0);
+  deepStrictEqual(bench.agent.heldJobs, []);
 });
 
 Deno.test("jobs that join and leave in mid-run change no bit of a job, with dropout too", async () => {
