@@ -3,6 +3,7 @@
  * crash without taking the agent along, and it ends by itself when the agent's end of stdin closes.
  */
 
+import { setImmediate } from "node:timers";
 import { decodeCheckpoint, writeFileAtomic } from "../checkpoint/format.ts";
 import type { TokenShard } from "../data/shard.ts";
 import { decodeShard } from "../data/shard_file.ts";
@@ -125,8 +126,8 @@ async function main(libraryPath: string): Promise<void> {
       }
     }
     await trainer?.turn();
-    // Input arrives through the event loop, which a run of synchronous steps would starve.
-    if (trainer?.busy) await new Promise((resolve) => setTimeout(resolve, 0));
+    // Input arrives through the event loop, which a run of synchronous steps would starve. A timer would cost a millisecond.
+    if (trainer?.busy) await new Promise<void>((resolve) => void setImmediate(resolve));
     else await inbox.wait(trainer?.sleepSeconds);
   }
   await filled;
