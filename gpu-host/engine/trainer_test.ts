@@ -140,6 +140,49 @@ Deno.test("micro-batches hold at most the given tokens, and a longer sequence go
   ok(bench.model.calls.some(({ slots }) => new Set(slots).size === 2), "no micro-batch was shared");
 });
 
+Deno.test("no two sequences of a job share a dropout key, whatever the length of an epoch's last batch", async () => {
+  const bench = await alone({ training: trainingSpec({ n_epochs: 4, batch_size: 3 }) });
+  strictEqual(bench.model.trained.length, 40);
+  strictEqual(new Set(bench.model.trained.map(({ dropoutKey }) => dropoutKey)).size, 40);
+});
+
+Deno.test("each job's loss is scaled by its own loss tokens of the whole step, across micro-batches", async () => {
+  const bench = new Bench({ microBatchTokens: 9 });
+  bench.trainer.add(bench.job("a"));
+  bench.trainer.add(bench.job("bbbb", { training: trainingSpec({ batch_size: 3 }) }));
+  await bench.turns(1);
+  const bySlot = Map.groupBy(bench.model.trained, ({ slot }) => slot);
+  strictEqual(bySlot.size, 2);
+  for (const segments of bySlot.values()) {
+    const total = segments.reduce((sum, { lossScale, lossTokens }) => sum + lossScale * lossTokens, 0);
+    ok(Math.abs(total - 1) < 1e-12, `scales add up to ${total}`);
+    strictEqual(new Set(segments.map(({ lossScale }) => lossScale)).size, 1);
+  }
+});
+
+Deno.test("the optimizer gets the job's own step count, schedule and settings, also after a resume", async () => {
+  const training = trainingSpec({ warmup_steps: 2, weight_decay: 0.25, adam_beta1: 0.75, max_grad_norm: 2 });
+  const whole = await alone({ training });
+  deepStrictEqual(whole.model.items.map(({ step }) => step), [1, 2, 3, 4, 5, 6]);
+  deepStrictEqual(
+    whole.model.items.map(({ learningRate }) => Number((learningRate * 1000).toFixed(6))),
+    [0, 5, 10, 7.5, 5, 2.5],
+  );
+  const { beta1, weightDecay, maxGradNorm } = whole.model.items[0]!;
+  deepStrictEqual([beta1, weightDecay, maxGradNorm], [0.75, 0.25, 2]);
+
+  const resumed = new Bench();
+  resumed.files.set("resume", whole.files.get(whole.of("checkpoint")[0]!.state.path)!);
+  resumed.trainer.add(resumed.job("a", { training, resume: "resume" }));
+  await resumed.untilIdle();
+  deepStrictEqual(
+    resumed.model.items.map(({ step, learningRate }) => [step, learningRate]),
+    whole.model.items.slice(3).map(({ step, learningRate }) => [step, learningRate]),
+  );
+  const keys = (bench: Bench) => bench.model.trained.map(({ dropoutKey }) => dropoutKey);
+  deepStrictEqual(keys(resumed), keys(whole).slice(10));
+});
+
 Deno.test("release with checkpoint, then resume, gives the same adapter", async () => {
   const expected = (await alone()).adapter("a");
   for (const stopAfter of [0, 1, 4]) {

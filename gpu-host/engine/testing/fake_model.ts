@@ -25,6 +25,9 @@ type State = Record<StateName, Float32Array<ArrayBuffer>>;
 export class FakeModel implements EngineModel {
   readonly slots = new Map<Slot, State & { config: AdapterConfig }>();
   readonly calls: { kind: "train" | "evaluate"; tokens: number; slots: Slot[] }[] = [];
+  /** Every training segment with its loss tokens, and every optimizer item, in the order of the calls. */
+  readonly trained: { slot: Slot; lossScale: number; dropoutKey: number; lossTokens: number }[] = [];
+  readonly items: OptimizerItem[] = [];
   /** Batches with more tokens than this are refused as too large. */
   maxTokens = Infinity;
   /** Batches that hold this token are refused. */
@@ -107,7 +110,10 @@ export class FakeModel implements EngineModel {
         const i = (tokens[row]! * 7 + segment.dropoutKey) % state.gradient.length;
         state.gradient[i] = state.gradient[i]! + (Math.sin(tokens[row]! + state.weights[i]!)) * segment.lossScale;
       }
-      return this.#result(batch, segment.start, segment.length, state.weights[0]!);
+      const result = this.#result(batch, segment.start, segment.length, state.weights[0]!);
+      const { slot, lossScale, dropoutKey } = segment;
+      this.trained.push({ slot, lossScale, dropoutKey, lossTokens: result.lossTokens });
+      return result;
     });
   }
 
@@ -119,6 +125,7 @@ export class FakeModel implements EngineModel {
   }
 
   optimizerStep(items: readonly OptimizerItem[]): OptimizerResult[] {
+    this.items.push(...items);
     return items.map((item) => {
       const state = this.#slot(item.slot);
       const norm = Math.sqrt(state.gradient.reduce((sum, value) => sum + value * value, 0));
