@@ -40,6 +40,7 @@ interface Flags {
   readonly hubToken?: string;
   readonly resumeSeconds: number;
   readonly drainSeconds: number;
+  readonly microBatchTokens?: number;
 }
 
 function wholeNumber(least: number): (text: string) => number {
@@ -81,6 +82,11 @@ function parseFlags(args: string[]): Flags {
     )
     .option("--allow-hub", "fetch models that are asked for from the Hugging Face hub", false)
     .addOption(new Option("--hub-token <token>", "for gated models").env("HF_TOKEN"))
+    .option(
+      "--micro-batch-tokens <n>",
+      "most tokens of one micro-batch; bounds memory, changes no result",
+      wholeNumber(1),
+    )
     .option("--resume-seconds <n>", "least seconds between two resume points of a job", wholeNumber(1), 15)
     .option("--drain-seconds <n>", "most seconds to hand jobs back after SIGTERM", wholeNumber(1), 15)
     .exitOverride()
@@ -146,7 +152,12 @@ async function main(args: string[]): Promise<number> {
       ...(flags.allowHub ? { hub: flags.hubToken === undefined ? {} : { token: flags.hubToken } } : {}),
     });
     const profiles = new Profiles(
-      devices.map(({ ordinal, backend, memory_bytes }) => ({ ordinal, backend, memoryBytes: memory_bytes })),
+      devices.map(({ ordinal, backend, memory_bytes }) => ({
+        ordinal,
+        backend,
+        memoryBytes: memory_bytes,
+        ...(flags.microBatchTokens === undefined ? {} : { maxMicroBatchTokens: flags.microBatchTokens }),
+      })),
       await readProfiles(folders.profiles),
     );
     const offered = await catalog.list();

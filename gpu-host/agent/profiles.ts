@@ -9,6 +9,8 @@ export interface DeviceKind {
   readonly ordinal: number;
   readonly backend: "cpu" | "cuda";
   readonly memoryBytes: number;
+  /** Cap of a micro-batch below the device's own, tokens. */
+  readonly maxMicroBatchTokens?: number;
 }
 
 interface OfferedBase {
@@ -81,7 +83,7 @@ export class Profiles {
       memoryBytes: device.memoryBytes,
       maxPositions: facts.maxPositions,
       maxStripColumns: STRIP_COLUMNS[device.backend],
-      maxMicroBatchTokens: MICRO_BATCH[device.backend],
+      maxMicroBatchTokens: Math.min(MICRO_BATCH[device.backend], device.maxMicroBatchTokens ?? Infinity),
     };
     return modelProfile(this.#fits.get(`${device.ordinal} ${id}`) ?? unopened(facts, device.backend), limits);
   }

@@ -86,13 +86,17 @@ export function modelProfile(fit: ModelFit, limits: DeviceLimits): ModelProfile 
   };
 }
 
+/** A group of this many full micro-batches is always allowed: each member's own slowdown bound still guards it. */
+const LEAST_MICRO_BATCHES = 4;
+const MOST_MICRO_BATCHES = 64;
+
 /**
  * The knee of the cost curve: the tokens at which what a step costs whatever its size is a twentieth of what its tokens cost.
  * More tokens in a step than that make every member slower for almost nothing.
  */
 function tokenBudget(cost: CostCoefficients, microBatch: number): number {
-  const perToken = cost.perToken;
-  if (!(perToken > 0)) return microBatch;
-  const knee = 20 * (cost.fixed + cost.perAdapter) / perToken;
-  return Math.max(microBatch, Math.min(Math.ceil(knee), 64 * microBatch));
+  const least = LEAST_MICRO_BATCHES * microBatch;
+  if (!(cost.perToken > 0)) return least;
+  const knee = 20 * (cost.fixed + cost.perAdapter) / cost.perToken;
+  return Math.max(least, Math.min(Math.ceil(knee), MOST_MICRO_BATCHES * microBatch));
 }
