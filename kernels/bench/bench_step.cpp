@@ -4,6 +4,8 @@
 //   bench_step --model DIR [--adapters 8] [--tokens 1024] [--segment 64] [--rank 16] [--steps 20] [--threads 0]
 //              [--dropout 0] [--bf16] [--sweep]
 //
+// With one thread the times are CPU time of that thread (see peak.h), otherwise wall clock.
+//
 // --sweep runs 1, 2, 4, … up to --adapters, round robin, so that a change of the machine's load hits all alike. One JSON line
 // per configuration follows the table.
 #include <algorithm>
@@ -114,6 +116,7 @@ int main(int argc, char** argv) {
     setups.push_back(s);
   }
 
+  const auto now = [&] { return threads == 1 ? tlora::bench::thread_seconds_now() : tlora::bench::seconds_now(); };
   const double peak_before = tlora::bench::fma_peak(threads);
   for (int step = 0; step <= o.steps; ++step)
     for (Setup& s : setups) {
@@ -122,14 +125,14 @@ int main(int argc, char** argv) {
       ++s.step;
       for (const uint64_t slot : s.slots) items.push_back({slot, s.step, 1e-4f, 0.9f, 0.999f, 1e-8f, 0.0f, 1.0f});
       std::vector<tl_optimizer_result> updates(items.size());
-      const double start = tlora::bench::seconds_now();
+      const double start = now();
       require(tl_forward_backward(model, tokens.data(), targets.data(), o.tokens, s.segments.data(),
                                   static_cast<int32_t>(s.segments.size()), results.data()),
               "tl_forward_backward");
-      const double middle = tlora::bench::seconds_now();
+      const double middle = now();
       require(tl_optimizer_step(model, items.data(), static_cast<int32_t>(items.size()), updates.data()), "tl_optimizer_step");
       if (step == 0) continue;  // the workspace grows
-      s.seconds.push_back(tlora::bench::seconds_now() - start);
+      s.seconds.push_back(now() - start);
       s.forward_backward.push_back(middle - start);
     }
   const double peak = std::max(peak_before, tlora::bench::fma_peak(threads));

@@ -5,6 +5,7 @@ linear modules, `--tokens` tokens per step in segments of `--segment`.
 
 PEFT has no step that trains several adapters with their own optimizers, so with --adapters N the tokens are divided over N
 adapters that train one after another on the one base (set_adapter), which is how a host without tLoRA would share it.
+With one thread the times are CPU time, as in bench_step, otherwise wall clock.
 """
 import argparse
 import json
@@ -54,11 +55,12 @@ def step():
 
 
 step()
+now = time.process_time if args.threads == 1 else time.perf_counter
 seconds = []
 for _ in range(args.steps):
-    start = time.perf_counter()
+    start = now()
     step()
-    seconds.append(time.perf_counter() - start)
+    seconds.append(now() - start)
 seconds.sort()
 tokens = rows * args.segment * args.adapters
 print(json.dumps({"engine": "torch+peft", "torch": torch.__version__, "threads": args.threads, "adapters": args.adapters,

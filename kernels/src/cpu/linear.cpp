@@ -160,8 +160,11 @@ void CpuBackend::drop_inputs(const Batch& batch, int layer, Matrix x, const std:
       for (int64_t c = 0; c < width; c += DropoutMask::kChunk) {
         float factor[DropoutMask::kChunk];
         mask.factors(t, c, keep, factor);
-        const int64_t count = std::min<int64_t>(DropoutMask::kChunk, width - c);
-        for (int64_t i = 0; i < count; ++i) out[c + i] = factor[i] == 0.0f ? 0.0f : round(in[c + i] * factor[i]);
+        for_vectors(std::min<int64_t>(DropoutMask::kChunk, width - c), [&](int64_t i, int64_t lanes) {
+          const Vec f = load(factor + i);
+          // Selected, not multiplied: a dropped element is 0 even where x is not finite.
+          store_lanes(out + c + i, select(f == 0.0f, Vec{}, round(load(in + c + i) * f)), lanes);
+        });
       }
     }
   }
@@ -390,10 +393,11 @@ void CpuBackend::linear_backward(const Batch& batch, int layer, Matrix x, const 
             const int64_t real = std::min<int64_t>(kPanel, in - p * kPanel);
             for (int r = 0; r < tile.rows; ++r) {
               float* out = f32(dx) + (segment.start + tile.first + r) * dx.ld + p * kPanel;
-              for (int64_t i = 0; i < real; ++i) {
-                const float f = factor[r][p * kPanel - c + i];
-                if (f != 0.0f) out[i] = round(out[i] + f * acc[r * kPanel + i]);
-              }
+              const float* f_row = factor[r] + p * kPanel - c;
+              for_vectors(real, [&](int64_t i, int64_t lanes) {
+                const Vec f = load(f_row + i), before = load(out + i);
+                store_lanes(out + i, select(f == 0.0f, before, round(before + f * load(acc + r * kPanel + i))), lanes);
+              });
             }
           }
         }

@@ -27,6 +27,7 @@ inline void philox(uint32_t key0, uint32_t key1, uint32_t first, uint32_t c1, ui
     x3[i] = c3;
   }
   for (int round = 0; round < 10; ++round) {
+#pragma omp simd
     for (int i = 0; i < Count; ++i) {
       const uint64_t p0 = uint64_t{0xD2511F53} * x0[i];
       const uint64_t p1 = uint64_t{0xCD9E8D57} * x2[i];
@@ -40,6 +41,7 @@ inline void philox(uint32_t key0, uint32_t key1, uint32_t first, uint32_t c1, ui
     key0 += 0x9E3779B9;
     key1 += 0xBB67AE85;
   }
+#pragma omp simd
   for (int i = 0; i < Count; ++i) {
     out[4 * i + 0] = x0[i];
     out[4 * i + 1] = x1[i];
@@ -64,6 +66,7 @@ class DropoutMask {
     uint32_t words[kChunk];
     philox<kChunk / 4>(stream_[0], stream_[1], static_cast<uint32_t>(column / 4), static_cast<uint32_t>(position), stream_[2],
                        stream_[3], words);
+#pragma omp simd
     for (int i = 0; i < kChunk; ++i) factor[i] = words[i] < threshold_ ? 0.0f : keep;
   }
 

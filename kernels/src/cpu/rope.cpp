@@ -7,11 +7,15 @@
 namespace tlora::cpu {
 namespace {
 
-float inverse_rms(const float* x, int64_t d, float eps) {
-  float sum = 0;
-  for (int64_t i = 0; i < d; ++i) sum += x[i] * x[i];
-  return 1.0f / std::sqrt(sum / static_cast<float>(d) + eps);
+float dot(const float* a, const float* b, int64_t d) {
+  Vec sums{};
+  int64_t i = 0;
+  for (; i + kLanes <= d; i += kLanes) sums += load(a + i) * load(b + i);
+  if (i < d) sums += load_part(a + i, d - i) * load_part(b + i, d - i);
+  return sum_lanes(sums);
 }
+
+float inverse_rms(const float* x, int64_t d, float eps) { return 1.0f / std::sqrt(dot(x, x, d) / static_cast<float>(d) + eps); }
 
 // Row t of the batch to its position in its own segment.
 std::vector<int64_t> positions(const Batch& batch) {
@@ -36,10 +40,13 @@ void CpuBackend::rope_forward(const Batch& batch, AttentionShape shape, Matrix q
       const bool is_q = h < shape.heads;
       float* out = is_q ? f32(q_out) + t * q_out.ld + h * d : f32(k_out) + t * k_out.ld + (h - shape.heads) * d;
       const float* weight = is_q ? q_norm : k_norm;
-      const float inverse = weight ? inverse_rms(in, d, eps) : 1.0f;
+      if (weight) {
+        const float inverse = inverse_rms(in, d, eps);
+        for (int64_t i = 0; i < d; ++i) out[i] = weight[i] * (in[i] * inverse);
+      }
+      const float* from = weight ? out : in;
       for (int64_t i = 0; i < half; ++i) {
-        const float lo = weight ? weight[i] * (in[i] * inverse) : in[i];
-        const float hi = weight ? weight[i + half] * (in[i + half] * inverse) : in[i + half];
+        const float lo = from[i], hi = from[i + half];
         out[i] = lo * cosine[i] - hi * sine[i];
         out[i + half] = hi * cosine[i] + lo * sine[i];
       }
@@ -68,10 +75,10 @@ void CpuBackend::rope_backward(const Batch& batch, AttentionShape shape, Matrix 
       }
       if (weight) {
         const float inverse = inverse_rms(in, d, eps);
-        float sum = 0;
-        for (int64_t i = 0; i < d; ++i) sum += weight[i] * grad[i] * in[i];
+        for (int64_t i = 0; i < d; ++i) grad[i] *= weight[i];
+        const float sum = dot(grad, in, d);
         const float slope = inverse * inverse * (sum / static_cast<float>(d));
-        for (int64_t i = 0; i < d; ++i) grad[i] = inverse * (weight[i] * grad[i] - in[i] * slope);
+        for (int64_t i = 0; i < d; ++i) grad[i] = inverse * (grad[i] - in[i] * slope);
       }
       if (bf16_)
         for (int64_t i = 0; i < d; ++i) grad[i] = round_bf16(grad[i]);
