@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "engine.h"
 #include "format/json.h"
 #include "format/safetensors.h"
 #include "harness.h"
@@ -15,6 +16,8 @@
 
 namespace {
 
+using engine::Model;
+using engine::Sequence;
 using tlora::Json;
 using tlora::SafetensorsFile;
 
@@ -37,45 +40,6 @@ constexpr Bounds kBf16 = {3e-2, 0.15, 0.25, 0.4, 0.4};
 constexpr Bounds kStories = {1e-4, 0, 1e-3, 0, 0};
 constexpr Bounds kStoriesBf16 = {3e-2, 0, 0.1, 0, 0};
 
-std::string last_error() {
-  std::string text(static_cast<size_t>(tl_last_error(nullptr, 0)), '\0');
-  tl_last_error(text.data(), static_cast<int64_t>(text.size()));
-  return text;
-}
-
-#define REQUIRE_OK(call) REQUIRE_MSG((call) == TL_OK, "%s", last_error().c_str())
-
-class Model {
- public:
-  Model(const std::string& folder, int32_t compute) {
-    tl_model_options options = {};
-    options.struct_size = sizeof options;
-    options.backend = TL_BACKEND_CPU;
-    options.threads = 2;
-    options.compute = compute;
-    REQUIRE_OK(tl_model_open(folder.data(), static_cast<int64_t>(folder.size()), &options, &handle_));
-    info_.struct_size = sizeof info_;
-    REQUIRE_OK(tl_model_describe(handle_, &info_));
-  }
-  ~Model() { tl_model_close(handle_); }
-  Model(const Model&) = delete;
-  Model& operator=(const Model&) = delete;
-
-  uint64_t handle() const { return handle_; }
-  int32_t vocab() const { return info_.vocab; }
-
- private:
-  uint64_t handle_ = 0;
-  tl_model_info info_ = {};
-};
-
-// One sequence of a golden batch.
-struct Sequence {
-  std::vector<int32_t> tokens, targets;
-  int64_t loss_tokens() const {
-    return std::count_if(targets.begin(), targets.end(), [](int32_t target) { return target != TL_IGNORE_INDEX; });
-  }
-};
 using MicroBatch = std::vector<Sequence>;
 using StepBatch = std::vector<MicroBatch>;
 
@@ -91,27 +55,32 @@ std::vector<double> numbers(const Json& array) {
   return values;
 }
 
+Sequence sequence_of(const std::vector<int32_t>& tokens, const std::vector<int32_t>& targets) {
+  Sequence sequence;
+  sequence.tokens = tokens;
+  sequence.targets = targets;
+  return sequence;
+}
+
+int64_t loss_tokens(const Sequence& sequence) {
+  return std::count_if(sequence.targets.begin(), sequence.targets.end(), [](int32_t t) { return t != TL_IGNORE_INDEX; });
+}
+
 float number(const Json& object, const char* key) { return static_cast<float>(*object.find(key)->number()); }
 
 // An adapter of a model with the numbers that are expected of it.
 class Adapter {
  public:
-  Adapter(const Model& model, const Json& golden) : model_(model) {
-    tl_adapter_config config = {};
-    config.struct_size = sizeof config;
-    config.rank = static_cast<int32_t>(*golden.find("rank")->integer());
-    config.alpha = number(golden, "alpha");
-    config.rslora = static_cast<int32_t>(*golden.find("rslora")->integer());
+  Adapter(Model& model, const Json& golden) : model_(model) {
+    uint32_t targets = 0;
     for (const Json& module : *golden.find("modules")->array()) {
       for (uint32_t bit = 0; bit < 7; ++bit) {
-        if (*module.string() == kModules[bit]) config.target_modules |= 1u << bit;
+        if (*module.string() == kModules[bit]) targets |= 1u << bit;
       }
     }
-    REQUIRE_OK(tl_adapter_add(model.handle(), &config, &slot));
-    int32_t count = 0;
-    REQUIRE_OK(tl_adapter_layout(model.handle(), slot, nullptr, 0, &count));
-    layout_.resize(static_cast<size_t>(count));
-    REQUIRE_OK(tl_adapter_layout(model.handle(), slot, layout_.data(), count, &count));
+    slot = model.add(static_cast<int>(*golden.find("rank")->integer()), targets, 0, 0, number(golden, "alpha"),
+                     *golden.find("rslora")->integer() != 0);
+    layout_ = model.layout(slot);
     optimizer.slot = slot;
     optimizer.learning_rate = number(golden, "learning_rate");
     optimizer.beta1 = 0.9f;
@@ -125,20 +94,19 @@ class Adapter {
 
   // Sets the weights from the file's tensors PREFIX.LAYER.MODULE.{A,B}; zero where the file has none.
   void import_weights(const SafetensorsFile& file, const std::string& prefix) const {
-    std::vector<float> flat(elements());
+    std::vector<float> flat(static_cast<size_t>(model_.elements(slot)));
     for (const tl_tensor_desc& tensor : layout_) {
       const auto found = file.tensors().find(name(prefix, tensor));
       if (found == file.tensors().end()) continue;
       REQUIRE(found->second.shape == std::vector<int64_t>({tensor.rows, tensor.columns}));
       tlora::widen_to_f32(found->second, 0, found->second.elements, &flat[static_cast<size_t>(tensor.offset)]);
     }
-    REQUIRE_OK(tl_adapter_import(model_.handle(), slot, TL_STATE_WEIGHTS, flat.data(), static_cast<int64_t>(flat.size())));
+    model_.set(slot, TL_STATE_WEIGHTS, flat);
   }
 
   // The largest ‖x − ref‖ / ‖ref‖ over the tensors of one state; every tensor must keep the bound.
   double worst_difference(int32_t state, const SafetensorsFile& file, const std::string& prefix, double bound) const {
-    std::vector<float> flat(elements());
-    REQUIRE_OK(tl_adapter_export(model_.handle(), slot, state, flat.data(), static_cast<int64_t>(flat.size())));
+    const std::vector<float> flat = model_.get(slot, state);
     double worst = 0;
     for (const tl_tensor_desc& tensor : layout_) {
       const auto found = file.tensors().find(name(prefix, tensor));
@@ -167,12 +135,8 @@ class Adapter {
   static std::string name(const std::string& prefix, const tl_tensor_desc& tensor) {
     return prefix + "." + std::to_string(tensor.layer) + "." + kModules[tensor.module] + (tensor.matrix == 0 ? ".A" : ".B");
   }
-  size_t elements() const {
-    const tl_tensor_desc& last = layout_.back();
-    return static_cast<size_t>(last.offset + last.rows * last.columns);
-  }
 
-  const Model& model_;
+  Model& model_;
   std::vector<tl_tensor_desc> layout_;
 };
 
@@ -184,44 +148,32 @@ double relative(double value, double reference) { return std::abs(value - refere
 
 // Forward and backward of one step of all adapters. Call k packs the k-th micro-batch of every adapter that has one, the
 // adapters' sequences dealt in turn. Returns the mean loss of each adapter.
-std::vector<double> forward_backward(const Model& model, const std::vector<Adapter>& adapters, size_t step) {
+std::vector<double> forward_backward(Model& model, const std::vector<Adapter>& adapters, size_t step) {
   std::vector<double> sums(adapters.size()), counts(adapters.size());
   size_t calls = 0;
   for (size_t a = 0; a < adapters.size(); ++a) {
     calls = std::max(calls, adapters[a].batches[step].size());
     for (const MicroBatch& part : adapters[a].batches[step]) {
-      for (const Sequence& sequence : part) counts[a] += static_cast<double>(sequence.loss_tokens());
+      for (const Sequence& sequence : part) counts[a] += static_cast<double>(loss_tokens(sequence));
     }
   }
   for (size_t call = 0; call < calls; ++call) {
-    std::vector<int32_t> tokens, targets;
-    std::vector<tl_segment> segments;
+    std::vector<Sequence> packed;
     std::vector<size_t> owners;
-    std::vector<int64_t> loss_tokens;
-    for (size_t index = 0, added = 1; added > 0; ++index) {
-      added = 0;
+    for (size_t index = 0, before = 1; packed.size() != before; ++index) {
+      before = packed.size();
       for (size_t a = 0; a < adapters.size(); ++a) {
         const StepBatch& parts = adapters[a].batches[step];
         if (call >= parts.size() || index >= parts[call].size()) continue;
-        const Sequence& sequence = parts[call][index];
-        tl_segment segment = {};
-        segment.slot = adapters[a].slot;
-        segment.start = static_cast<int64_t>(tokens.size());
-        segment.length = static_cast<int32_t>(sequence.tokens.size());
-        segment.loss_scale = static_cast<float>(1 / counts[a]);
-        segments.push_back(segment);
+        packed.push_back(parts[call][index]);
+        packed.back().slot = adapters[a].slot;
+        packed.back().loss_scale = static_cast<float>(1 / counts[a]);
         owners.push_back(a);
-        loss_tokens.push_back(sequence.loss_tokens());
-        tokens.insert(tokens.end(), sequence.tokens.begin(), sequence.tokens.end());
-        targets.insert(targets.end(), sequence.targets.begin(), sequence.targets.end());
-        ++added;
       }
     }
-    std::vector<tl_segment_result> results(segments.size());
-    REQUIRE_OK(tl_forward_backward(model.handle(), tokens.data(), targets.data(), static_cast<int64_t>(tokens.size()),
-                                   segments.data(), static_cast<int32_t>(segments.size()), results.data()));
+    const std::vector<tl_segment_result> results = model.run(packed);
     for (size_t i = 0; i < results.size(); ++i) {
-      CHECK_MSG(results[i].loss_tokens == loss_tokens[i], "segment %zu: %d loss tokens", i, results[i].loss_tokens);
+      CHECK_MSG(results[i].loss_tokens == loss_tokens(packed[i]), "segment %zu: %d loss tokens", i, results[i].loss_tokens);
       sums[owners[i]] += results[i].loss_sum;
     }
   }
@@ -231,7 +183,7 @@ std::vector<double> forward_backward(const Model& model, const std::vector<Adapt
 
 // Trains all adapters together over all their batches; `after_backward(step)` runs before the optimizer.
 template <typename AfterBackward>
-void train(const Model& model, const std::vector<Adapter>& adapters, const Bounds& bounds, Worst& worst,
+void train(Model& model, const std::vector<Adapter>& adapters, const Bounds& bounds, Worst& worst,
            AfterBackward after_backward) {
   for (size_t step = 0; step < adapters[0].batches.size(); ++step) {
     const std::vector<double> losses = forward_backward(model, adapters, step);
@@ -241,8 +193,7 @@ void train(const Model& model, const std::vector<Adapter>& adapters, const Bound
       items.push_back(adapter.optimizer);
       items.back().step = static_cast<int64_t>(step) + 1;
     }
-    std::vector<tl_optimizer_result> results(items.size());
-    REQUIRE_OK(tl_optimizer_step(model.handle(), items.data(), static_cast<int32_t>(items.size()), results.data()));
+    const std::vector<tl_optimizer_result> results = model.update(items);
     for (size_t a = 0; a < adapters.size(); ++a) {
       const double loss = relative(losses[a], adapters[a].losses[step]);
       const double norm = relative(results[a].grad_norm, adapters[a].grad_norms[step]);
@@ -258,7 +209,7 @@ void train(const Model& model, const std::vector<Adapter>& adapters, const Bound
 }
 
 // The prompt through the frozen base and through every adapter, packed into one call.
-void check_logits(const Model& model, const std::vector<Adapter>& adapters, const std::vector<std::string>& names,
+void check_logits(Model& model, const std::vector<Adapter>& adapters, const std::vector<std::string>& names,
                   const std::vector<int32_t>& prompt, const SafetensorsFile& file, const Bounds& bounds, Worst& worst) {
   std::vector<int32_t> tokens;
   std::vector<tl_segment> segments;
@@ -272,10 +223,10 @@ void check_logits(const Model& model, const std::vector<Adapter>& adapters, cons
   }
   std::vector<int64_t> rows(tokens.size());
   for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int64_t>(i);
-  const size_t width = static_cast<size_t>(model.vocab());
+  const size_t width = static_cast<size_t>(model.info().vocab);
   std::vector<float> logits(rows.size() * width);
-  REQUIRE_OK(tl_logits(model.handle(), tokens.data(), static_cast<int64_t>(tokens.size()), segments.data(),
-                       static_cast<int32_t>(segments.size()), rows.data(), static_cast<int64_t>(rows.size()), logits.data()));
+  OK(tl_logits(model.handle, tokens.data(), static_cast<int64_t>(tokens.size()), segments.data(),
+               static_cast<int32_t>(segments.size()), rows.data(), static_cast<int64_t>(rows.size()), logits.data()));
   for (size_t i = 0; i < segments.size(); ++i) {
     const std::string name = (i == 0 ? "base" : names[i - 1]) + ".logits";
     const tlora::TensorView& view = file.tensors().at(name);
@@ -295,7 +246,7 @@ void check_tiny_model(const char* name, int32_t compute, const Bounds& bounds) {
   const std::string folder = paths::golden(name);
   const Json golden = tlora::read_json_file(folder + "/golden.json", kMaxGoldenBytes);
   const SafetensorsFile file(folder + "/golden.safetensors");
-  const Model model(folder, compute);
+  Model model(folder, 2, compute);
 
   std::vector<Adapter> adapters;
   std::vector<std::string> names;
@@ -307,7 +258,7 @@ void check_tiny_model(const char* name, int32_t compute, const Bounds& bounds) {
       for (const Json& part : *step.array()) {
         MicroBatch sequences;
         for (const Json& sequence : *part.array()) {
-          sequences.push_back({integers(*sequence.find("tokens")), integers(*sequence.find("targets"))});
+          sequences.push_back(sequence_of(integers(*sequence.find("tokens")), integers(*sequence.find("targets"))));
         }
         parts.push_back(sequences);
       }
@@ -343,7 +294,7 @@ std::string stories_folder() {
 }
 
 void check_stories(int32_t compute, const Bounds& bounds) {
-  const Model model(stories_folder(), compute);
+  Model model(stories_folder(), 2, compute);
   const std::string folder = paths::golden("stories260K");
   const Json golden = tlora::read_json_file(folder + "/golden.json", kMaxGoldenBytes);
   std::vector<Adapter> adapters;
@@ -356,7 +307,7 @@ void check_stories(int32_t compute, const Bounds& bounds) {
     MicroBatch sequences;
     for (size_t i = 0; i < per_step; ++i) {
       const std::vector<int32_t> story = integers(stories[(step * per_step + i) % stories.size()]);
-      sequences.push_back({{story.begin(), story.end() - 1}, {story.begin() + 1, story.end()}});
+      sequences.push_back(sequence_of({story.begin(), story.end() - 1}, {story.begin() + 1, story.end()}));
     }
     adapters[0].batches.push_back({sequences});
   }
@@ -386,15 +337,15 @@ TEST(stories260K_decodes_greedily_as_published) {
   const Json expected = tlora::read_json_file(folder + "/expected_greedy.json", kMaxGoldenBytes);
   const std::vector<int32_t> ids = integers(*expected.find("greedy_from_bos_ids"));
   REQUIRE(ids.size() == 256);
-  const Model model(folder, TL_COMPUTE_FP32);
+  Model model(folder, 2);
   std::vector<int32_t> tokens = {1};
-  std::vector<float> logits(static_cast<size_t>(model.vocab()));
+  std::vector<float> logits(static_cast<size_t>(model.info().vocab));
   for (size_t i = 0; i < ids.size(); ++i) {
     tl_segment segment = {};
     segment.length = static_cast<int32_t>(tokens.size());
     const auto n = static_cast<int64_t>(tokens.size());
     const int64_t row = n - 1;
-    REQUIRE_OK(tl_logits(model.handle(), tokens.data(), n, &segment, 1, &row, 1, logits.data()));
+    OK(tl_logits(model.handle, tokens.data(), n, &segment, 1, &row, 1, logits.data()));
     const auto next = static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
     REQUIRE_MSG(next == ids[i], "token %zu: %d, expected %d", i, next, ids[i]);
     tokens.push_back(next);
