@@ -4,13 +4,14 @@ import { createFile } from "./blob_cache.ts";
 import { Bench, until } from "./testing/bench.ts";
 
 /** Hundreds of steps, so that there is time to interfere. */
-const long = { n_epochs: 40, batch_size: 2, save_steps: 100, learning_rate: 1e-3 };
-const LONG_STEPS = 480;
+const long = { n_epochs: 50, batch_size: 2, save_steps: 100, learning_rate: 1e-3 };
+const EXAMPLES = 64;
+const LONG_STEPS = 1600;
 
-/** The adapter of `bench.spec(1, {training: long})`, trained alone and undisturbed. */
+/** The adapter of the long job with seed 1, trained alone and undisturbed. */
 async function undisturbed(dropout = 0): Promise<string> {
   await using bench = await Bench.start();
-  bench.plane.submit("job_a", bench.spec(1, { training: long, lora: { lora_dropout: dropout } }));
+  bench.plane.submit("job_a", bench.spec(1, { examples: EXAMPLES, training: long, lora: { lora_dropout: dropout } }));
   await bench.over("job_a");
   return bench.plane.adapter("job_a");
 }
@@ -46,9 +47,9 @@ Deno.test("jobs that join and leave in mid-run change no bit of a job, with drop
   const expected = await undisturbed(0.1);
   await using bench = await Bench.start();
   const { plane } = bench;
-  plane.submit("job_b", bench.spec(2, { training: long, lora: { r: 8 } }));
+  plane.submit("job_b", bench.spec(2, { examples: 1000, training: long, lora: { r: 8 } }));
   await until("job_b trains", () => plane.job("job_b").steps.length > 20);
-  plane.submit("job_a", bench.spec(1, { training: long, lora: { lora_dropout: 0.1 } }));
+  plane.submit("job_a", bench.spec(1, { examples: EXAMPLES, training: long, lora: { lora_dropout: 0.1 } }));
   await until("job_a trains", () => plane.job("job_a").steps.length > 20);
   plane.submit("job_c", bench.spec(3, { training: { n_epochs: 2, batch_size: 8 }, lora: { r: 16 } }));
   await bench.over("job_c");
@@ -66,7 +67,7 @@ Deno.test("pause and resume give the bits of an undisturbed run, and no step twi
   const expected = await undisturbed();
   await using bench = await Bench.start();
   const { plane } = bench;
-  plane.submit("job_a", bench.spec(1, { training: long }));
+  plane.submit("job_a", bench.spec(1, { examples: EXAMPLES, training: long }));
   for (let round = 1; round <= 3; round++) {
     const before = plane.job("job_a").steps.length;
     await until("it trains", () => plane.job("job_a").steps.length > before);
@@ -89,11 +90,11 @@ Deno.test("kill -9 of the engine at random steps gives the bits of an undisturbe
   await using bench = await Bench.start({ resumeSeconds: 0.05 });
   const { plane } = bench;
   const draw = lehmer(Number(Deno.env.get("TLORA_TEST_SEED") ?? 7));
-  plane.submit("job_a", bench.spec(1, { training: long }));
-  plane.submit("job_b", bench.spec(2, { training: long, lora: { r: 8 } }));
+  plane.submit("job_a", bench.spec(1, { examples: EXAMPLES, training: long }));
+  plane.submit("job_b", bench.spec(2, { examples: EXAMPLES, training: long, lora: { r: 8 } }));
   const killed = new Set<number>();
   for (let i = 0; i < 4; i++) {
-    const step = i * 100 + draw() % 90;
+    const step = i * 350 + draw() % 300;
     await until(`step ${step}`, () => plane.job("job_a").steps.length >= step);
     await until("a new engine runs", () => {
       const pid = bench.agent.enginePid(0);
@@ -115,7 +116,7 @@ Deno.test("a control plane that forgets its acknowledgements gets everything aga
   const expected = await undisturbed();
   await using bench = await Bench.start();
   bench.plane.forgetAcks = 6;
-  bench.plane.submit("job_a", bench.spec(1, { training: long }));
+  bench.plane.submit("job_a", bench.spec(1, { examples: EXAMPLES, training: long }));
   await bench.over("job_a");
   strictEqual(bench.plane.adapter("job_a"), expected);
   everyStepOnce(bench, "job_a");
@@ -128,7 +129,7 @@ Deno.test("an API that is down for a while loses nothing", async () => {
   const expected = await undisturbed();
   await using bench = await Bench.start();
   const { plane } = bench;
-  plane.submit("job_a", bench.spec(1, { training: long }));
+  plane.submit("job_a", bench.spec(1, { examples: EXAMPLES, training: long }));
   await until("it trains", () => plane.job("job_a").steps.length > 50);
   for (let i = 0; i < 6; i++) {
     plane.faults.push({
@@ -145,7 +146,7 @@ Deno.test("409 stale_host_epoch: the host registers anew, and its jobs go on", a
   const expected = await undisturbed();
   await using bench = await Bench.start();
   const { plane } = bench;
-  plane.submit("job_a", bench.spec(1, { training: long }));
+  plane.submit("job_a", bench.spec(1, { examples: EXAMPLES, training: long }));
   await until("it trains", () => plane.job("job_a").steps.length > 50);
   plane.forgetHost();
   await bench.over("job_a");
@@ -159,7 +160,7 @@ Deno.test("a job that was assigned anew starts from its committed checkpoint; th
   const expected = await undisturbed();
   await using bench = await Bench.start();
   const { plane } = bench;
-  plane.submit("job_a", bench.spec(1, { training: long }));
+  plane.submit("job_a", bench.spec(1, { examples: EXAMPLES, training: long }));
   await until("a checkpoint", () => plane.job("job_a").committed !== null);
   plane.fence("job_a");
   await bench.over("job_a");
@@ -231,12 +232,12 @@ Deno.test("uploads that fail are told and tried again while training goes on", a
   for (let i = 0; i < 5; i++) {
     plane.faults.push({ match: ({ method }) => method === "PUT", answer: () => new Response("full", { status: 507 }) });
   }
-  plane.submit("job_a", bench.spec(1, { training: { ...long, save_steps: 10 } }));
+  plane.submit("job_a", bench.spec(1, { examples: EXAMPLES, training: { ...long, save_steps: 40 } }));
   await bench.over("job_a");
   ok(
     plane.reports("job_a", "notice").some(({ message }) => /upload of state.safetensors .* answered 507/.test(message)),
   );
-  strictEqual(plane.reports("job_a", "checkpoint").filter(({ visible }) => visible).length, LONG_STEPS / 10);
+  strictEqual(plane.reports("job_a", "checkpoint").filter(({ visible }) => visible).length, LONG_STEPS / 40);
   everyStepOnce(bench, "job_a");
 });
 
@@ -244,7 +245,7 @@ Deno.test("draining saves every job and gives it back; the next instance goes on
   const expected = await undisturbed();
   await using bench = await Bench.start();
   const { plane } = bench;
-  plane.submit("job_a", bench.spec(1, { training: long }));
+  plane.submit("job_a", bench.spec(1, { examples: EXAMPLES, training: long }));
   await until("it trains", () => plane.job("job_a").steps.length > 50);
   await bench.stop();
   strictEqual(plane.job("job_a").where, "queued");
@@ -280,7 +281,7 @@ Deno.test("a job that is released before it has begun is given back at its resum
 
 Deno.test("measured steps become the profile that the control plane is told", async () => {
   await using bench = await Bench.start();
-  bench.plane.submit("job_a", bench.spec(1, { training: long }));
+  bench.plane.submit("job_a", bench.spec(1, { examples: EXAMPLES, training: long }));
   await bench.over("job_a");
   const before = bench.plane.registrations[0]!.models[0]!.profiles["0"]!;
   await until("a new offer", () => bench.plane.syncs.some(({ models }) => models !== undefined));
