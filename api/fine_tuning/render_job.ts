@@ -48,6 +48,20 @@ export const jobSchema = z.object({
     total_steps: z.int().nullable(),
     trained_tokens: z.int(),
   }).openapi({ description: "Live, unlike `trained_tokens`." }),
+  dataset: z.object({
+    examples: z.int(),
+    dropped_examples: z.int(),
+    truncated_examples: z.int(),
+    tokens: z.int().openapi({ description: "Per epoch." }),
+    loss_tokens: z.int(),
+    max_length: z.int(),
+    validation_examples: z.int(),
+    baseline: z.object({
+      valid_loss: z.number(),
+      valid_mean_token_accuracy: z.number(),
+      valid_exact_match: z.number(),
+    }).nullable().openapi({ description: "The base model on the validation file, before the first step." }),
+  }).nullable().openapi({ description: "What tokenisation found; null before a host has prepared the data." }),
   queue: z.object({
     position: z.int().openapi({ description: "From 1, by priority and then age; the planner may choose otherwise." }),
     waiting: z.int(),
@@ -97,6 +111,16 @@ export function renderJob(row: JobRow, context: JobContext): z.infer<typeof jobS
     training: spec.training,
     scheduling: { priority: row.scheduling.priority, max_slowdown: row.scheduling.maxSlowdown },
     progress: { step: row.lastStep, total_steps: row.totalSteps, trained_tokens: row.trainedTokens },
+    dataset: row.prepared === null ? null : {
+      examples: row.prepared.examples,
+      dropped_examples: row.prepared.droppedExamples,
+      truncated_examples: row.prepared.truncatedExamples,
+      tokens: row.prepared.tokens,
+      loss_tokens: row.prepared.lossTokens,
+      max_length: row.prepared.maxLength,
+      validation_examples: row.prepared.validationExamples,
+      baseline: row.prepared.baseline === null ? null : { ...row.prepared.baseline },
+    },
     queue: context.queue,
   };
 }

@@ -213,7 +213,11 @@ interface Metrics {
   readonly train_loss: number;
   readonly group_size: number;
   readonly valid_exact_match: number;
-  readonly baseline: { readonly valid_exact_match: number };
+}
+
+/** Our extension of the job object. */
+interface Dataset {
+  readonly dataset: { readonly baseline: { readonly valid_exact_match: number } | null } | null;
 }
 
 /** Saves the adapter and returns the entry's row of the table. */
@@ -227,7 +231,7 @@ async function result(client: OpenAI, entry: Entry, target: string): Promise<str
 
   const data = (await jobEvents(client, job.id)).map((event) => (event.data ?? {}) as Partial<Metrics>);
   const losses = data.filter((item) => item.train_loss !== undefined);
-  const before = data.find((item) => item.baseline !== undefined)?.baseline?.valid_exact_match;
+  const before = (job as unknown as Dataset).dataset?.baseline?.valid_exact_match;
   const after = data.findLast((item) => item.valid_exact_match !== undefined)?.valid_exact_match;
   if (before === undefined || after === undefined) {
     throw new Error(`job ${entry.task.name} reported no held-out accuracy`);
