@@ -63,21 +63,25 @@ struct Setup {
 class Table {
  public:
   Table(int threads, const char* filter) : threads_(threads), filter_(filter), peak_(bench::fma_peak(threads)) {
-    std::printf("%d threads, %s, fp32 FMA peak %.1f GFLOP/s\n%-52s %10s %10s %8s %8s\n", threads, cpu::kSimdName, peak_ / 1e9, "op", "us", "GFLOP/s",
+    std::printf("%d threads, %s, fp32 FMA peak %.1f GFLOP/s\n%-52s %10s %10s %10s %8s %8s\n", threads, cpu::kSimdName, peak_ / 1e9, "op", "us", "median us", "GFLOP/s",
                 "% peak", "GB/s");
   }
   void row(const std::string& name, double flops, double bytes, const std::function<void()>& body) {
     if (filter_ && name.find(filter_) == std::string::npos) return;
     body();
     double best = 1e30;
+    std::vector<double> all;
     const double start = bench::seconds_now();
     for (int i = 0; i < 400 && (i < 10 || bench::seconds_now() - start < 1.0); ++i) {
       const double begin = now();
       body();
-      best = std::min(best, now() - begin);
+      all.push_back(now() - begin);
+      best = std::min(best, all.back());
     }
-    std::printf("%-52s %10.1f %10.1f %8.1f %8.1f\n", name.c_str(), best * 1e6, flops / best / 1e9, 100 * flops / best / peak_, bytes / best / 1e9);
-    json_ += "{\"op\":\"" + name + "\",\"threads\":" + std::to_string(threads_) + ",\"us\":" + std::to_string(best * 1e6) +
+    std::nth_element(all.begin(), all.begin() + static_cast<int64_t>(all.size() / 2), all.end());
+    const double median = all[all.size() / 2];
+    std::printf("%-52s %10.1f %10.1f %10.1f %8.1f %8.1f\n", name.c_str(), best * 1e6, median * 1e6, flops / best / 1e9, 100 * flops / best / peak_, bytes / best / 1e9);
+    json_ += "{\"op\":\"" + name + "\",\"threads\":" + std::to_string(threads_) + ",\"us\":" + std::to_string(best * 1e6) + ",\"median_us\":" + std::to_string(median * 1e6) +
              ",\"gflops\":" + std::to_string(flops / best / 1e9) + ",\"percent_of_peak\":" + std::to_string(100 * flops / best / peak_) + "}\n";
   }
   ~Table() { std::printf("%s", json_.c_str()); }
@@ -105,6 +109,22 @@ void linears(Table& table, int threads, int64_t n, int64_t in, int64_t out, int6
   if (dropout > 0) shape += ", dropout";
   table.row("linear_forward" + shape, base + lora, 0, [&] { s.backend.linear_forward(s.batch, 0, x, {part}, nullptr); });
   table.row("linear_backward" + shape, base + 2 * lora, 0, [&] { s.backend.linear_backward(s.batch, 0, x, {part}, dx); });
+}
+
+// The same, over 48 different weights in turn: each comes from memory, as in a model that is larger than the caches.
+void cold_linears(Table& table, int threads, int64_t n, int64_t in, int64_t out) {
+  Setup s(threads, 0, 1, in, out, n, 64);
+  std::vector<LinearPart> parts(48);
+  const Matrix x = s.matrix(n, in), y = s.matrix(n, out), dx = s.matrix(n, in);
+  for (LinearPart& part : parts) {
+    part.weight = &s.linear(out, in);
+    part.y = y;
+  }
+  size_t next = 0;
+  const double base = 2.0 * static_cast<double>(n * in * out);
+  const std::string shape = " " + std::to_string(n) + "x" + std::to_string(in) + "x" + std::to_string(out) + ", cold weights";
+  table.row("linear_forward" + shape, base, 0, [&] { s.backend.linear_forward(s.batch, 0, x, {parts[next++ % parts.size()]}, nullptr); });
+  table.row("linear_backward" + shape, base, 0, [&] { s.backend.linear_backward(s.batch, 0, x, {parts[next++ % parts.size()]}, dx); });
 }
 
 void attention(Table& table, int threads, int64_t n, int64_t segment, AttentionShape a) {
@@ -135,6 +155,8 @@ int main(int argc, char** argv) {
   linears(table, threads, 1024, 576, 1536, 8, 16, 64);
   linears(table, threads, 1024, 256, 768, 8, 16, 64, 0.1f);
   linears(table, threads, 1024, 256, 768, 4, 256, 64);
+  cold_linears(table, threads, 512, 1536, 576);
+  cold_linears(table, threads, 512, 576, 1536);
   attention(table, threads, 1024, 64, {8, 4, 32});
   attention(table, threads, 1024, 512, {9, 3, 64});
 

@@ -27,8 +27,9 @@ std::vector<BatchTile> batch_tiles(const Batch& batch) {
 
 namespace {
 
-constexpr int64_t kBlockTiles = 8;     // row tiles that share a panel while it is in cache
-constexpr int64_t kStretch = 1024;     // K elements of a panel at once: 128 KiB beside 8 x 14 rows of A
+constexpr int64_t kBlockTiles = 24;    // at most this many row tiles share a panel while it is in cache
+constexpr int64_t kStretch = 1024;     // K elements of a panel at once: 128 KiB beside up to 1.3 MiB of A
+constexpr int64_t kGradientTiles = 8;  // row tiles of dB in one task
 constexpr int kMaxParts = 8;           // q, k, v and their strips, with room
 constexpr int64_t kTileElements = kMaxTileRows * kPanel;
 
@@ -44,11 +45,18 @@ int64_t strip_row(const BatchTile& tile) {
   return tile.run->strip + (tile.start - tile.run->start) * tile.run->adapter->strip_columns;
 }
 
-// acc[i] = the chain of tile i over all base terms, then over what strips(tile, parts) appends. The K dimension is walked
-// in stretches over all tiles of the block; the chains are only paused in between, so stretches change no bit.
-template <class Strips>
+// Tiles per block: few enough blocks that a panel is read from memory seldom, enough tasks that all threads have work.
+int64_t block_tiles(int64_t tiles, int64_t panels, int threads) {
+  const int64_t blocks = std::max(ceil_div(tiles, kBlockTiles), std::min(ceil_div(8 * int64_t{threads}, panels), ceil_div(tiles, 4)));
+  return ceil_div(tiles, blocks);
+}
+
+// The chain of every tile over all base terms, then over what strips(tile, parts) appends; finish(tile, acc) gets the sums.
+// The K dimension is walked in stretches over all tiles of the block; the chains are only paused in between, so stretches
+// and blocks change no bit. acc: scratch of count tiles.
+template <class Strips, class Finish>
 void chain_block(const BatchTile* tiles, int64_t count, const BaseTerm* terms, int term_count, int vectors,
-                 const Strips& strips, float* acc) {
+                 const Strips& strips, float* acc, const Finish& finish) {
   int term = 0;
   int64_t k = 0;
   bool resume = false;
@@ -78,6 +86,7 @@ void chain_block(const BatchTile* tiles, int64_t count, const BaseTerm* terms, i
       }
       if (term == term_count) n += strips(tiles[i], parts + n);
       tile_chain(tiles[i].rows, vectors, parts, n, resume, acc + i * kTileElements);
+      if (term == term_count) finish(tiles[i], acc + i * kTileElements);
     }
     resume = true;
   }
@@ -100,25 +109,26 @@ void multiply_rows(const float* a, int64_t lda, int64_t n, const float* panels, 
   std::vector<BatchTile> tiles;
   const RowTiles split(n);
   for (int64_t i = 0; i < split.count; ++i) tiles.push_back({nullptr, split.begin(i), static_cast<int>(split.size(i))});
-  const int64_t blocks = ceil_div(split.count, kBlockTiles), panel_total = panel_count(columns);
+  const int64_t panel_total = panel_count(columns), per_block = block_tiles(split.count, panel_total, threads);
+  const int64_t blocks = ceil_div(split.count, per_block);
   const Matrix a_matrix{const_cast<float*>(a), lda};
 #pragma omp parallel for num_threads(threads) schedule(dynamic, 2)
   for (int64_t task = 0; task < blocks * panel_total; ++task) {
     alignas(64) float acc[kBlockTiles * kTileElements];
-    const int64_t first = task / panel_total * kBlockTiles, p = task % panel_total;
-    const int64_t count = std::min(kBlockTiles, split.count - first);
+    const int64_t first = task / panel_total * per_block, p = task % panel_total;
     const int vectors = panel_vectors(columns, p);
     const BaseTerm term{a_matrix, panels + p * kPanel * k, vectors * kLanes, k};
-    chain_block(tiles.data() + first, count, &term, 1, vectors, [](const BatchTile&, Part*) { return 0; }, acc);
     const int64_t column = p * kPanel, real = std::min<int64_t>(kPanel, columns - column);
-    for (int64_t i = 0; i < count; ++i) {
-      const BatchTile& tile = tiles[static_cast<size_t>(first + i)];
-      for (int m = 0; m < tile.rows; ++m)
-        for_vectors(real, [&](int64_t c, int64_t lanes) {
-          const Vec v = load(acc + i * kTileElements + m * kPanel + c);
-          store_lanes(y + (tile.start + m) * ldy + column + c, bf16 ? round_bf16(v) : v, lanes);
+    chain_block(
+        tiles.data() + first, std::min(per_block, split.count - first), &term, 1, vectors,
+        [](const BatchTile&, Part*) { return 0; }, acc,
+        [&](const BatchTile& tile, const float* sums) {
+          for (int m = 0; m < tile.rows; ++m)
+            for_vectors(real, [&](int64_t c, int64_t lanes) {
+              const Vec v = load(sums + m * kPanel + c);
+              store_lanes(y + (tile.start + m) * ldy + column + c, bf16 ? round_bf16(v) : v, lanes);
+            });
         });
-    }
   }
 }
 
@@ -173,7 +183,7 @@ void CpuBackend::drop_inputs(const Batch& batch, int layer, Matrix x, const std:
 void CpuBackend::linear_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts,
                                 const Matrix* residual) {
   const std::vector<BatchTile> tiles = batch_tiles(batch);
-  const int64_t tile_count = static_cast<int64_t>(tiles.size()), blocks = ceil_div(tile_count, kBlockTiles);
+  const int64_t tile_count = static_cast<int64_t>(tiles.size());
   const int64_t part_count = static_cast<int64_t>(parts.size());
   if (parts[0].dropped.data) drop_inputs(batch, layer, x, parts);
 
@@ -185,6 +195,7 @@ void CpuBackend::linear_forward(const Batch& batch, int layer, Matrix x, const s
   for (const LinearPart& part : parts)
     for (int64_t p = 0; p < panel_count(part.weight->out); ++p) outputs.push_back({&part, p});
   const int64_t output_count = static_cast<int64_t>(outputs.size());
+  const int64_t per_block = block_tiles(tile_count, output_count, threads_), blocks = ceil_div(tile_count, per_block);
 
 #pragma omp parallel num_threads(threads_)
   {
@@ -213,11 +224,12 @@ void CpuBackend::linear_forward(const Batch& batch, int layer, Matrix x, const s
 
 #pragma omp for schedule(dynamic, 2)
     for (int64_t task = 0; task < blocks * output_count; ++task) {
-      const int64_t first = task / output_count * kBlockTiles, count = std::min(kBlockTiles, tile_count - first);
+      const int64_t first = task / output_count * per_block, count = std::min(per_block, tile_count - first);
       const LinearPart& part = *outputs[static_cast<size_t>(task % output_count)].part;
       const int64_t p = outputs[static_cast<size_t>(task % output_count)].panel;
       const auto& weight = static_cast<const CpuLinear&>(*part.weight);
       const int vectors = panel_vectors(weight.out, p);
+      const int64_t column = p * kPanel, real = std::min<int64_t>(kPanel, weight.out - column);
       const BaseTerm base{x, weight.forward + p * kPanel * weight.in, vectors * kLanes, weight.in};
       chain_block(
           tiles.data() + first, count, &base, 1, vectors,
@@ -229,27 +241,25 @@ void CpuBackend::linear_forward(const Batch& batch, int layer, Matrix x, const s
                          up + p * kPanel * adapter->rank, vectors * kLanes, adapter->rank};
             return 1;
           },
-          acc);
-      const int64_t column = p * kPanel, real = std::min<int64_t>(kPanel, weight.out - column);
-      for (int64_t i = 0; i < count; ++i) {
-        const BatchTile& tile = tiles[static_cast<size_t>(first + i)];
-        for (int m = 0; m < tile.rows; ++m) {
-          const int64_t row = tile.start + m;
-          for_vectors(real, [&](int64_t c, int64_t lanes) {
-            Vec v = load(acc + i * kTileElements + m * kPanel + c);
-            if (weight.bias) v += load(weight.bias + column + c);
-            if (residual) v += load(f32(*residual) + row * residual->ld + column + c);
-            store_lanes(f32(part.y) + row * part.y.ld + column + c, round(v), lanes);
+          acc,
+          [&](const BatchTile& tile, const float* sums) {
+            for (int m = 0; m < tile.rows; ++m) {
+              const int64_t row = tile.start + m;
+              for_vectors(real, [&](int64_t c, int64_t lanes) {
+                Vec v = load(sums + m * kPanel + c);
+                if (weight.bias) v += load(weight.bias + column + c);
+                if (residual) v += load(f32(*residual) + row * residual->ld + column + c);
+                store_lanes(f32(part.y) + row * part.y.ld + column + c, round(v), lanes);
+              });
+            }
           });
-        }
-      }
     }
   }
 }
 
 void CpuBackend::linear_backward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts, Matrix dx) {
   const std::vector<BatchTile> tiles = batch_tiles(batch);
-  const int64_t tile_count = static_cast<int64_t>(tiles.size()), blocks = ceil_div(tile_count, kBlockTiles);
+  const int64_t tile_count = static_cast<int64_t>(tiles.size());
   const int64_t part_count = static_cast<int64_t>(parts.size());
   const int64_t in = parts[0].weight->in;
   const bool with_dropout = parts[0].dropped.data != nullptr;
@@ -267,11 +277,12 @@ void CpuBackend::linear_backward(const Batch& batch, int layer, Matrix x, const 
       const LoraMatrices& m = batch.adapters[a].first->at(layer, part.module);
       if (m.in == 0) continue;
       for (int64_t p = 0; p < panel_count(m.in); ++p) gradients.push_back({static_cast<int64_t>(a), &part, 0, p});
-      for (int64_t b = 0; b < ceil_div(RowTiles(m.out).count, kBlockTiles); ++b)
+      for (int64_t b = 0; b < ceil_div(RowTiles(m.out).count, kGradientTiles); ++b)
         gradients.push_back({static_cast<int64_t>(a), &part, 1, b});
     }
   const std::vector<DropTile> dropped = with_dropout && dx.data ? drop_tiles(batch) : std::vector<DropTile>();
   const int64_t panels = dx.data ? panel_count(in) : 0;
+  const int64_t per_block = block_tiles(tile_count, panel_count(in), threads_), blocks = ceil_div(tile_count, per_block);
 
 #pragma omp parallel num_threads(threads_)
   {
@@ -300,9 +311,10 @@ void CpuBackend::linear_backward(const Batch& batch, int layer, Matrix x, const 
 
 #pragma omp for schedule(dynamic, 2) nowait
     for (int64_t task = 0; task < blocks * panels; ++task) {
-      const int64_t first = task / panels * kBlockTiles, count = std::min(kBlockTiles, tile_count - first);
+      const int64_t first = task / panels * per_block, count = std::min(per_block, tile_count - first);
       const int64_t p = task % panels;
       const int vectors = panel_vectors(in, p);
+      const int64_t column = p * kPanel, real = std::min<int64_t>(kPanel, in - column);
       BaseTerm base[kMaxParts];
       for (int64_t i = 0; i < part_count; ++i) {
         const auto& weight = static_cast<const CpuLinear&>(*parts[static_cast<size_t>(i)].weight);
@@ -323,16 +335,13 @@ void CpuBackend::linear_backward(const Batch& batch, int layer, Matrix x, const 
             }
             return n;
           },
-          acc);
-      const int64_t column = p * kPanel, real = std::min<int64_t>(kPanel, in - column);
-      for (int64_t i = 0; i < count; ++i) {
-        const BatchTile& tile = tiles[static_cast<size_t>(first + i)];
-        for (int m = 0; m < tile.rows; ++m)
-          for_vectors(real, [&](int64_t c, int64_t lanes) {
-            store_lanes(f32(dx) + (tile.start + m) * dx.ld + column + c, round(load(acc + i * kTileElements + m * kPanel + c)),
-                        lanes);
+          acc,
+          [&](const BatchTile& tile, const float* sums) {
+            for (int m = 0; m < tile.rows; ++m)
+              for_vectors(real, [&](int64_t c, int64_t lanes) {
+                store_lanes(f32(dx) + (tile.start + m) * dx.ld + column + c, round(load(sums + m * kPanel + c)), lanes);
+              });
           });
-      }
     }
 
 #pragma omp for schedule(dynamic, 2)
@@ -344,9 +353,9 @@ void CpuBackend::linear_backward(const Batch& batch, int layer, Matrix x, const 
       const int64_t rows = g.matrix ? m.out : adapter.rank, width = g.matrix ? adapter.rank : m.in;
       float* gradient = adapter.state[TL_STATE_GRADIENT] + (g.matrix ? m.b : m.a);
       const RowTiles split(rows);
-      const int64_t tile_end = g.matrix ? std::min(split.count, (g.index + 1) * kBlockTiles) : split.count;
+      const int64_t tile_end = g.matrix ? std::min(split.count, (g.index + 1) * kGradientTiles) : split.count;
       const int64_t panel_end = g.matrix ? panel_count(width) : g.index + 1;
-      for (int64_t tile = g.matrix ? g.index * kBlockTiles : 0; tile < tile_end; ++tile)
+      for (int64_t tile = g.matrix ? g.index * kGradientTiles : 0; tile < tile_end; ++tile)
         for (int64_t p = g.matrix ? 0 : g.index; p < panel_end; ++p) {
           const int64_t first = split.begin(tile), column = p * kPanel, real = std::min<int64_t>(kPanel, width - column);
           const int height = static_cast<int>(split.size(tile)), vectors = panel_vectors(width, p);
