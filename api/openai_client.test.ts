@@ -189,6 +189,7 @@ Deno.test("jobs: create, list with auto-pagination, retrieve, cancel, pause, res
         training: null,
         scheduling: { priority: 5, max_slowdown: 4 },
         progress: { step: 0, total_steps: null, trained_tokens: 0 },
+        dataset: null,
         queue: { position: 1, waiting: 1, reason: null, message: null },
       } as unknown,
     );
