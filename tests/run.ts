@@ -13,7 +13,7 @@ interface Stage {
 const deno = (...args: string[]): string[] => [Deno.execPath(), ...args];
 const denoTest = (...paths: string[]): string[] => deno("test", "-A", "--quiet", ...paths);
 
-const stages: readonly Stage[] = [
+const stagesIn = (scratch: string): readonly Stage[] => [
   { name: "kernels", command: ["make", "-s", "-j2", "-C", "kernels", "test"] },
   { name: "planner-wasm", command: denoTest("planner-wasm") },
   { name: "api", command: denoTest("api") },
@@ -22,7 +22,7 @@ const stages: readonly Stage[] = [
   { name: "tests", command: denoTest("tests") },
   { name: "isolation", command: deno("run", "-A", "tests/isolation/verify.ts") },
   { name: "faults", command: deno("run", "-A", "tests/faults/verify.ts", "--rounds", "2") },
-  { name: "demo", command: deno("run", "-A", "tests/demo/main.ts") },
+  { name: "demo", command: deno("run", "-A", "tests/demo/main.ts", "--out", scratch) },
 ];
 
 interface Count {
@@ -68,6 +68,8 @@ async function runStage(stage: Stage): Promise<Count & { seconds: number }> {
 }
 
 if (import.meta.main) {
+  const scratch = await Deno.makeTempDir({ prefix: "tlora-test-" });
+  const stages = stagesIn(scratch);
   const unknown = Deno.args.filter((name) => !stages.some((stage) => stage.name === name));
   if (unknown.length > 0) {
     console.error(
@@ -89,6 +91,7 @@ if (import.meta.main) {
         ` (${result.seconds.toFixed(0)} s)`,
     );
   }
+  await Deno.remove(scratch, { recursive: true });
   console.log(`\n── summary ${"─".repeat(53)}\n${lines.join("\n")}\n`);
   console.log(`tests: ${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
   Deno.exit(total.failed === 0 ? 0 : 1);
