@@ -37,7 +37,11 @@ interface Row {
 }
 
 async function rowsOf(program: string, args: readonly string[]): Promise<Row[]> {
-  const { success, stdout, stderr } = await new Deno.Command(program, { args: [...args] }).output();
+  const { success, stdout, stderr } = await new Deno.Command(program, {
+    args: [...args],
+    // Threads that spin while they wait make figures of a machine with anything else to do meaningless.
+    env: { OMP_WAIT_POLICY: "passive" },
+  }).output();
   if (!success) throw new Error(`${program} failed:\n${new TextDecoder().decode(stderr).slice(-2000)}`);
   return new TextDecoder().decode(stdout).split("\n").filter((line) => line.startsWith("{")).map((line) =>
     JSON.parse(line)

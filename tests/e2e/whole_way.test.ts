@@ -67,7 +67,7 @@ Deno.test("a job goes in through the openai client and a PEFT adapter comes out"
 
     const python = await pythonWith(["torch", "transformers", "peft"]);
     await t.step({
-      name: "PEFT loads it and its loss on the held-out file is the engine's",
+      name: "PEFT loads it; its logits and its loss on the held-out file are the engine's",
       ignore: python === undefined,
       fn: async () => {
         const adapter = `${folder}/adapter`;
@@ -76,13 +76,17 @@ Deno.test("a job goes in through the openai client and a PEFT adapter comes out"
         const reported = (await jobSteps(client, job.id)).findLast((step) => step.valid_loss !== undefined)?.valid_loss;
         const rows = task.heldOut(6, 8).map((row) => JSON.stringify(row)).join("\n");
         await Deno.writeTextFile(`${folder}/valid.jsonl`, rows);
-        const output = await runPython(python as string, new URL("./peft_loss.py", import.meta.url).pathname, [
+        const output = await runPython(python as string, new URL("./peft_check.py", import.meta.url).pathname, [
           demoModel.folder,
           adapter,
           `${folder}/valid.jsonl`,
+          new URL("../../kernels/build/libtlora.so", import.meta.url).pathname,
         ]);
-        const { loss, missing } = JSON.parse(output) as { loss: number; missing: string[] };
+        const checked = JSON.parse(output) as { loss: number; missing: string[]; largest_logit_difference: number };
+        const { loss, missing, largest_logit_difference: difference } = checked;
         assertEquals(missing, []);
+        console.log(`    PEFT loss ${loss}, engine ${reported}, largest logit difference ${difference}`);
+        assert(difference < 1e-4, `PEFT's and the engine's logits differ by up to ${difference}`);
         assert(Math.abs(loss - (reported ?? NaN)) < 1e-4, `PEFT says ${loss}, the engine said ${reported}`);
       },
     });
