@@ -27,6 +27,8 @@ const shape = ["tokens", "segment", "rank", "threads"].flatMap((
   name,
 ) => [`--${name}`, flags[name as "tokens" | "segment" | "rank" | "threads"]]);
 const adapterCounts = [1, 2, 4, 8];
+/** What a host sets for its engines. PyTorch keeps its own defaults: a baseline must not be held back. */
+const asInTheHost = { OMP_WAIT_POLICY: "passive" };
 
 interface Row {
   readonly engine: string;
@@ -36,12 +38,8 @@ interface Row {
   readonly torch?: string;
 }
 
-async function rowsOf(program: string, args: readonly string[]): Promise<Row[]> {
-  const { success, stdout, stderr } = await new Deno.Command(program, {
-    args: [...args],
-    // Threads that spin while they wait make figures of a machine with anything else to do meaningless.
-    env: { OMP_WAIT_POLICY: "passive" },
-  }).output();
+async function rowsOf(program: string, args: readonly string[], env: Record<string, string> = {}): Promise<Row[]> {
+  const { success, stdout, stderr } = await new Deno.Command(program, { args: [...args], env }).output();
   if (!success) throw new Error(`${program} failed:\n${new TextDecoder().decode(stderr).slice(-2000)}`);
   return new TextDecoder().decode(stdout).split("\n").filter((line) => line.startsWith("{")).map((line) =>
     JSON.parse(line)
@@ -62,7 +60,7 @@ const keep = (row: Row) => {
 for (let round = 0; round < Number(flags.rounds); round++) {
   console.error(`round ${round + 1} of ${flags.rounds}`);
   const sweep = ["--model", flags.model, "--sweep", "--adapters", "8", "--steps", "20", ...shape];
-  for (const row of await rowsOf(`${repository}kernels/build/bench_step`, sweep)) keep(row);
+  for (const row of await rowsOf(`${repository}kernels/build/bench_step`, sweep, asInTheHost)) keep(row);
   if (python === undefined) continue;
   for (const adapters of [1, 8]) {
     const script = `${repository}kernels/bench/peft_baseline.py`;

@@ -39,7 +39,6 @@ interface Entry {
   readonly note: string;
   request: JobRequest;
   job?: Job;
-  folder?: string;
   sha256?: string;
 }
 
@@ -227,7 +226,6 @@ async function result(client: OpenAI, entry: Entry, target: string): Promise<str
   await Deno.mkdir(target, { recursive: true });
   for (const [name, bytes] of files) await Deno.writeFile(`${target}/${name}`, bytes);
   entry.sha256 = sha256;
-  entry.folder = target;
 
   const data = (await jobEvents(client, job.id)).map((event) => (event.data ?? {}) as Partial<Metrics>);
   const losses = data.filter((item) => item.train_loss !== undefined);

@@ -48,10 +48,6 @@ export class Service {
     return `http://127.0.0.1:${this.#port}`;
   }
 
-  get apiPid(): number | undefined {
-    return this.#api?.running ? this.#api.pid : undefined;
-  }
-
   hostPid(name = "host-1"): number | undefined {
     const host = this.#hosts.get(name);
     return host?.child.running ? host.child.pid : undefined;
