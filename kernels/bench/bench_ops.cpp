@@ -32,8 +32,7 @@ struct Setup {
       a->matrices.resize(kModules);
       a->matrices[0] = {in, out, 0, rank * in, 0};
       a->elements = rank * (in + out);
-      for (float*& s : a->state) s = static_cast<float*>(backend.allocate(a->elements * 4));
-      a->working = backend.allocate(backend.working_elements(in, out, a->rank) * 4);
+      backend.adapter_attach(*a);
       backend.adapter_init(*a);
       list.push_back(std::move(a));
     }
@@ -43,7 +42,7 @@ struct Setup {
     batch = make_batch(segments, tokens, true);
   }
   Matrix matrix(int64_t rows, int64_t columns) {
-    Matrix m{nullptr, leading_dimension(columns)};
+    Matrix m{nullptr, backend.leading_dimension(columns)};
     m.data = backend.allocate(rows * m.ld * 4);
     for (int64_t i = 0; i < rows * m.ld; ++i) static_cast<float*>(m.data)[i] = static_cast<float>((i * 7919) % 1000) / 1000.0f - 0.5f;
     return m;
@@ -51,7 +50,8 @@ struct Setup {
   const FrozenLinear& linear(int64_t out, int64_t in) {
     std::vector<float> w(static_cast<size_t>(out * in));
     for (size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i * 7919 % 1000) / 1000.0f - 0.5f;
-    linears.push_back(backend.pack_linear({DType::F32, {out, in}, reinterpret_cast<const uint8_t*>(w.data()), out * in}, nullptr));
+    const TensorView view{DType::F32, {out, in}, reinterpret_cast<const uint8_t*>(w.data()), out * in};
+    linears.push_back(std::move(backend.pack_group({{&view, nullptr}})[0]));
     return *linears.back();
   }
   cpu::CpuBackend backend;
@@ -108,7 +108,10 @@ void linears(Table& table, int threads, int64_t n, int64_t in, int64_t out, int6
   if (adapters) shape += ", " + std::to_string(adapters) + " x r" + std::to_string(rank) + ", segment " + std::to_string(segment);
   if (dropout > 0) shape += ", dropout";
   table.row("linear_forward" + shape, base + lora, 0, [&] { s.backend.linear_forward(s.batch, 0, x, {part}, nullptr); });
-  table.row("linear_backward" + shape, base + 2 * lora, 0, [&] { s.backend.linear_backward(s.batch, 0, x, {part}, dx); });
+  table.row("linear_backward" + shape, base + 2 * lora, 0, [&] {
+    s.backend.linear_backward(s.batch, 0, {part}, dx);
+    if (adapters) s.backend.adapter_gradients(s.batch, 0, x, {part});
+  });
 }
 
 // The same, over 48 different weights in turn: each comes from memory, as in a model that is larger than the caches.
@@ -124,7 +127,7 @@ void cold_linears(Table& table, int threads, int64_t n, int64_t in, int64_t out)
   const double base = 2.0 * static_cast<double>(n * in * out);
   const std::string shape = " " + std::to_string(n) + "x" + std::to_string(in) + "x" + std::to_string(out) + ", cold weights";
   table.row("linear_forward" + shape, base, 0, [&] { s.backend.linear_forward(s.batch, 0, x, {parts[next++ % parts.size()]}, nullptr); });
-  table.row("linear_backward" + shape, base, 0, [&] { s.backend.linear_backward(s.batch, 0, x, {parts[next++ % parts.size()]}, dx); });
+  table.row("linear_backward" + shape, base, 0, [&] { s.backend.linear_backward(s.batch, 0, {parts[next++ % parts.size()]}, dx); });
 }
 
 void attention(Table& table, int threads, int64_t n, int64_t segment, AttentionShape a) {
@@ -169,7 +172,7 @@ int main(int argc, char** argv) {
   table.row("rmsnorm_forward 1024x576", 0, 2 * rows * row_bytes, [&] { s.backend.rmsnorm_forward(x, weight.data(), 1e-5f, nullptr, n, hidden, y, rstd.data()); });
   table.row("rmsnorm_backward 1024x576", 0, 4 * rows * row_bytes, [&] { s.backend.rmsnorm_backward(y, x, weight.data(), rstd.data(), nullptr, n, hidden, &x, dx); });
   table.row("swiglu_forward 1024x1536", 0, 3 * rows * ffn_bytes, [&] { s.backend.swiglu_forward(gate_up, n, ffn, act); });
-  table.row("swiglu_backward 1024x1536", 0, 5 * rows * ffn_bytes, [&] { s.backend.swiglu_backward(gate_up, act, n, ffn); });
+  table.row("swiglu_backward 1024x1536", 0, 5 * rows * ffn_bytes, [&] { s.backend.swiglu_backward(gate_up, act, n, ffn, {}); });
 
   {
     const AttentionShape a{9, 3, 64};

@@ -22,7 +22,7 @@
 extern "C" {
 #endif
 
-#define TL_ABI_VERSION 1
+#define TL_ABI_VERSION 2
 #if defined(__GNUC__)
 #define TL_API __attribute__((visibility("default")))
 #else
@@ -101,17 +101,30 @@ typedef struct {
 } tl_model_info;
 TL_API tl_status tl_model_describe(uint64_t model, tl_model_info* info);
 
+/* What backward recomputes instead of keeping it from forward. Never changes a result bit. */
+enum {
+  TL_RECOMPUTE_NOTHING = 0,  /* elementwise only: norms, rope, silu */
+  TL_RECOMPUTE_MLP = 1,      /* gate and up of every layer: about 13% more work, 60% less kept */
+  TL_RECOMPUTE_LAYER = 2     /* all of a layer but the down projection: about 40% more work, 90% less kept */
+};
+
 /* What a step would need, before it runs. Bytes of the device the model is on. */
 typedef struct {
-  uint32_t struct_size;   /* 56 */
+  uint32_t struct_size;   /* 80 */
   int32_t max_segment;    /* longest segment, tokens */
   int64_t tokens;         /* tokens of one micro-batch */
   int64_t loss_tokens;    /* rows that carry a loss, of those */
   int64_t adapter_parameters; /* sum over slots */
   int32_t adapters;
   int32_t strip_columns;  /* sum over slots of ceil16(rank) */
-  int64_t step_bytes;     /* out: activations and scratch of the step */
+  int32_t dropout;        /* 1 when any of the slots has dropout, else 0 */
+  int32_t recompute;      /* out: TL_RECOMPUTE_* that the step would run with: the first that fits, or the last */
+  int64_t step_bytes;     /* out: activations and scratch of the step under that policy */
   int64_t adapter_bytes;  /* out: weights, gradient, moments and working copies of the slots */
+  int64_t available_bytes;/* out: what step and adapters may take in all on this device beside the base and the slots that
+                             are there now; INT64_MAX when the backend does not know */
+  int32_t fits;           /* out: step_bytes + adapter_bytes <= available_bytes */
+  int32_t reserved;
 } tl_memory_request;
 TL_API tl_status tl_memory_estimate(uint64_t model, tl_memory_request* request);
 
@@ -132,6 +145,13 @@ typedef struct {
 /* Adds an adapter with fresh weights, zero gradient and zero moments. Takes effect for the next call; touches no other slot. */
 TL_API tl_status tl_adapter_add(uint64_t model, const tl_adapter_config* config, uint64_t* slot);
 TL_API tl_status tl_adapter_remove(uint64_t model, uint64_t slot);
+
+/* An idle slot: its moments leave the device for (pinned) host memory and its gradient's memory is freed; its weights stay. The gradient
+ * must be zero (after tl_optimizer_step or tl_adapter_clear_gradient). An offloaded slot cannot train (TL_INVALID_ARGUMENT)
+ * until it is restored; it can be exported, evaluated and removed. The copies run behind the call, beside later steps of
+ * other slots. On the CPU both calls only change what is allowed. */
+TL_API tl_status tl_adapter_offload(uint64_t model, uint64_t slot);
+TL_API tl_status tl_adapter_restore(uint64_t model, uint64_t slot);
 
 typedef struct {
   int32_t layer;

@@ -17,7 +17,7 @@
 #include "graph/step.h"
 #include "tlora.h"
 
-static_assert(sizeof(tl_model_options) == 32 && sizeof(tl_model_info) == 80 && sizeof(tl_memory_request) == 56);
+static_assert(sizeof(tl_model_options) == 32 && sizeof(tl_model_info) == 80 && sizeof(tl_memory_request) == 80);
 static_assert(sizeof(tl_adapter_config) == 40 && sizeof(tl_tensor_desc) == 40 && sizeof(tl_segment) == 32);
 static_assert(sizeof(tl_segment_result) == 16 && sizeof(tl_optimizer_item) == 40 && sizeof(tl_optimizer_result) == 16);
 
@@ -108,6 +108,12 @@ Adapter& find_slot(const Model& model, const std::string& field, uint64_t slot) 
   throw Error(TL_NOT_FOUND, field + ": the model has no slot " + std::to_string(slot));
 }
 
+// Not offloaded.
+void check_present(const std::string& field, const Adapter& adapter) {
+  if (adapter.offloaded)
+    refuse(field, "a slot that is on the device (tl_adapter_restore)", std::to_string(adapter.handle) + ", which is offloaded");
+}
+
 // Checks tokens and segment table; returns the segments with their adapters.
 std::vector<Segment> check_batch(const Model& model, const int32_t* tokens, int64_t n, const tl_segment* table, int32_t count,
                                  bool train) {
@@ -128,6 +134,7 @@ std::vector<Segment> check_batch(const Model& model, const int32_t* tokens, int6
     if (train && s.slot == 0) refuse(name + "slot", "an adapter slot (0, the frozen base, cannot train)", "0");
     Segment& segment = segments[static_cast<size_t>(i)];
     segment.adapter = s.slot ? &find_slot(model, name + "slot", s.slot) : nullptr;
+    if (train) check_present(name + "slot", *segment.adapter);
     segment.start = s.start;
     segment.length = s.length;
     segment.loss_scale = s.loss_scale;
@@ -272,6 +279,8 @@ tl_status tl_memory_estimate(uint64_t model, tl_memory_request* request) {
     check_range("request.adapter_parameters", request->adapter_parameters, 0, int64_t{1} << 40);
     check_range("request.adapters", request->adapters, 0, 1 << 20);
     check_range("request.strip_columns", request->strip_columns, 0, int64_t{request->adapters} * TL_MAX_RANK);
+    check_range("request.dropout", request->dropout, 0, 1);
+    if (request->reserved) refuse("request.reserved", "0", std::to_string(request->reserved));
     call->estimate(*request);
   });
 }
@@ -295,6 +304,27 @@ tl_status tl_adapter_remove(uint64_t model, uint64_t slot) {
   });
 }
 
+tl_status tl_adapter_offload(uint64_t model, uint64_t slot) {
+  return guarded([&] {
+    const ModelCall call(model);
+    Adapter& adapter = find_slot(*call, "slot", slot);
+    check_present("slot", adapter);
+    if (call->may_have_gradient(adapter))
+      refuse("slot", "one whose gradient is zero (tl_optimizer_step or tl_adapter_clear_gradient)",
+             std::to_string(slot) + ", which has trained since");
+    call->offload_adapter(adapter);
+  });
+}
+
+tl_status tl_adapter_restore(uint64_t model, uint64_t slot) {
+  return guarded([&] {
+    const ModelCall call(model);
+    Adapter& adapter = find_slot(*call, "slot", slot);
+    if (!adapter.offloaded) refuse("slot", "an offloaded slot", std::to_string(slot) + ", which is on the device");
+    call->restore_adapter(adapter);
+  });
+}
+
 tl_status tl_adapter_layout(uint64_t model, uint64_t slot, tl_tensor_desc* tensors, int32_t capacity, int32_t* count) {
   return guarded([&] {
     check_pointer("count", count);
@@ -310,9 +340,9 @@ tl_status tl_adapter_layout(uint64_t model, uint64_t slot, tl_tensor_desc* tenso
 tl_status tl_adapter_export(uint64_t model, uint64_t slot, int32_t state, float* values, int64_t elements) {
   return guarded([&] {
     const ModelCall call(model);
-    const Adapter& adapter = find_slot(*call, "slot", slot);
+    Adapter& adapter = find_slot(*call, "slot", slot);
     check_state(adapter, state, values, elements);
-    call->backend().download(values, adapter.state[state], elements * 4);
+    call->export_state(adapter, state, values);
   });
 }
 
@@ -321,10 +351,10 @@ tl_status tl_adapter_import(uint64_t model, uint64_t slot, int32_t state, const 
     const ModelCall call(model);
     Adapter& adapter = find_slot(*call, "slot", slot);
     check_state(adapter, state, values, elements);
+    check_present("slot", adapter);
     for (int64_t i = 0; i < elements; ++i)
       if (!std::isfinite(values[i])) refuse("values[" + std::to_string(i) + "]", "finite", text(values[i]));
-    call->backend().upload(adapter.state[state], values, elements * 4);
-    if (state != TL_STATE_GRADIENT) call->backend().adapter_refresh(adapter);
+    call->import_state(adapter, state, values);
   });
 }
 
@@ -365,10 +395,11 @@ tl_status tl_optimizer_step(uint64_t model, const tl_optimizer_item* items, int3
       Adapter& adapter = find_slot(*call, name + "slot", items[i].slot);
       if (!seen.emplace(items[i].slot, i).second)
         refuse(name + "slot", "named once", std::to_string(items[i].slot) + " again (items[" + std::to_string(seen[items[i].slot]) + "])");
+      check_present(name + "slot", adapter);
       check_optimizer_item(name, items[i]);
       tasks.push_back({&adapter, items[i], {}});
     }
-    call->backend().adamw(tasks);
+    call->optimizer_step(tasks);
     for (int32_t i = 0; i < count; ++i) results[i] = tasks[static_cast<size_t>(i)].result;
   });
 }
@@ -376,7 +407,6 @@ tl_status tl_optimizer_step(uint64_t model, const tl_optimizer_item* items, int3
 tl_status tl_adapter_clear_gradient(uint64_t model, uint64_t slot) {
   return guarded([&] {
     const ModelCall call(model);
-    const Adapter& adapter = find_slot(*call, "slot", slot);
-    call->backend().zero(adapter.state[TL_STATE_GRADIENT], adapter.elements * 4);
+    call->clear_gradient(find_slot(*call, "slot", slot));
   });
 }

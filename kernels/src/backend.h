@@ -4,7 +4,10 @@
 // CONTRACT OF EVERY OP
 //   Layout     A Matrix is row-major [rows, columns] with a leading dimension in elements. Its element type is the backend's
 //              activation type: fp32 on the CPU (activation_bytes() = 4), bf16 on CUDA (2). Columns beyond the stated ones,
-//              up to the next multiple of 16, may be read (never used) and hold anything.
+//              up to the next multiple of 16, may be read (never used) and hold anything. So may rows beyond the stated ones,
+//              up to row_padding(): matrices and strips are allocated with that many.
+//   Place      Every pointer argument is device memory unless it says "host". Ops may run behind the call that asks for them,
+//              in order; download() waits for all of them. An op's host arguments are read before it returns.
 //   Isolation  An output row depends only on its own segment's rows, its adapter and the frozen weights: not on the other
 //              rows, the number of rows, the row's place, or the number of threads. Equal inputs give equal bits.
 //   Order      A contraction is one fp32 chain over k ascending; where it is said to run over several operands ("[X|S]") they
@@ -40,6 +43,10 @@ inline Matrix columns(const Matrix& m, int64_t first, int64_t element_bytes) {
 }
 
 // A frozen W [out, in] with an optional bias [out], in whatever layouts the backend multiplies with.
+struct WeightSource {
+  const TensorView* weight = nullptr;
+  const TensorView* bias = nullptr;  // or null
+};
 struct FrozenLinear {
   virtual ~FrozenLinear() = default;
   int64_t in = 0;
@@ -65,9 +72,10 @@ struct Adapter {
   float scale = 0;            // alpha / rank or alpha / sqrt(rank)
   std::vector<LoraMatrices> matrices;  // [layer * kModules + module]
   int64_t elements = 0;
-  float* state[4] = {};       // by TL_STATE_*
-  void* working = nullptr;    // copies of A and B in the layouts and the type the GEMMs read
+  float* state[4] = {};       // by TL_STATE_*; the moments and the gradient are null while it is offloaded
+  void* working = nullptr;    // the backend's own: copies of A and B in the layouts and the type the GEMMs read
   int64_t working_bytes = 0;
+  bool offloaded = false;     // see Backend::adapter_offload
   // Bounds of |weight|, |moment1| and moment2 after the last update; infinite when unknown. See adamw().
   float weight_bound = 0, moment1_bound = 0, moment2_bound = 0;
 
@@ -78,7 +86,7 @@ struct Segment {
   Adapter* adapter = nullptr;  // null: frozen base only
   int64_t start = 0;
   int64_t length = 0;
-  int64_t strip = 0;           // elements before its first row in an S strip: sum of length * strip_columns before it
+  int64_t strip = 0;           // elements before its first row in a ragged strip: sum of length * strip_columns before it
   float loss_scale = 0;
   uint64_t dropout_key = 0;
 };
@@ -97,18 +105,22 @@ struct Batch {
   std::vector<Run> runs;
   std::vector<std::pair<Adapter*, std::vector<int32_t>>> adapters;  // each with its segments in table order
   int64_t longest = 0;
-  int64_t strip_elements = 0;  // of one module's S
+  int64_t strip_elements = 0;  // of one module's ragged S
+  int64_t strip_columns = 0;   // sum over adapters
   bool train = false;          // dropout is on only when training
 
   float dropout(const Adapter* adapter) const { return train && adapter ? adapter->config.dropout : 0.0f; }
 };
 
-// One module of a group of linears that share their input X.
+// One module of a group of linears that share their input X. The parts of a group are packed together (pack_group), their y
+// are adjacent columns of one matrix, and their strips lie one after the other in one block.
 struct LinearPart {
   int32_t module = 0;
   const FrozenLinear* weight = nullptr;
   Matrix y;                 // [tokens, out]: Y forward, dY backward
-  void* strip = nullptr;    // S, ragged: row t of a segment at strip + segment.strip + (t - start) * strip_columns
+  // S = scale * drop(X) * A^T in a layout of the backend's own, strip_bytes() long. CPU: ragged, row t of a segment at
+  // strip + segment.strip + (t - start) * strip_columns. CUDA: every row as wide as all adapters of the batch together.
+  void* strip = nullptr;
   void* strip_grad = nullptr;  // dS, same shape (backward scratch)
   Matrix dropped;           // [tokens, in] scratch for the masked input; null when no adapter of the batch has dropout
 };
@@ -137,30 +149,55 @@ class Backend {
   // ---- memory --------------------------------------------------------------------------------------------------------
   virtual int64_t activation_bytes() const = 0;
   virtual int threads() const = 0;
-  // 64-byte aligned, with 128 readable bytes behind the end; throws Error(TL_OUT_OF_MEMORY).
+  // Elements between rows of a matrix of so many columns.
+  virtual int64_t leading_dimension(int64_t columns) const = 0;
+  virtual int64_t row_padding() const = 0;
+  // Bytes that allocate() could still give; INT64_MAX when the backend does not know.
+  virtual int64_t free_bytes() const = 0;
+  // Rows of logits per chunk of the head.
+  virtual int64_t head_chunk(int64_t vocab) const = 0;
+  // 64-byte aligned (256 on CUDA), with 128 readable bytes behind the end; throws Error(TL_OUT_OF_MEMORY).
   virtual void* allocate(int64_t bytes) = 0;
   virtual void release(void* memory, int64_t bytes) noexcept = 0;
   virtual void zero(void* memory, int64_t bytes) = 0;
   virtual void upload(void* device, const void* host, int64_t bytes) = 0;
+  // Waits for all work before it.
   virtual void download(void* host, const void* device, int64_t bytes) = 0;
 
   // ---- frozen weights ------------------------------------------------------------------------------------------------
-  // W [out, in] (and bias [out] if not null) into the layouts of linear_forward and linear_backward. Values round.
-  virtual std::unique_ptr<FrozenLinear> pack_linear(const TensorView& weight, const TensorView* bias) = 0;
+  // Linears W [out, in] that share their input, into the layouts of linear_forward and linear_backward. Values round.
+  virtual std::vector<std::unique_ptr<FrozenLinear>> pack_group(const std::vector<WeightSource>& sources) = 0;
   // fp32[count] on the device; values round.
   virtual float* pack_vector(const TensorView& tensor) = 0;
-  // X[t] = E[token[t]] from a packed [vocab, hidden] matrix (the tied head or its own copy).
+  // X[t] = E[tokens[t]] from a packed [vocab, hidden] matrix (the tied head or its own copy).
   virtual void embed(const FrozenLinear& table, const int32_t* tokens, int64_t n, Matrix x) = 0;
 
   // ---- adapters ------------------------------------------------------------------------------------------------------
   virtual int64_t strip_columns(int32_t rank) const = 0;                           // >= rank
-  virtual int64_t working_elements(int64_t in, int64_t out, int32_t rank) const = 0;  // of one module
-  virtual int64_t working_element_bytes() const = 0;
+  // Bytes of one module's S. ragged: Batch::strip_elements; columns: Batch::strip_columns.
+  virtual int64_t strip_bytes(int64_t tokens, int64_t ragged, int64_t columns) const = 0;
+  // Before the first adapter: in and out of the seven linears of each of the layers.
+  virtual void set_modules(int32_t layers, const int64_t (&in)[kModules], const int64_t (&out)[kModules]) = 0;
+  // Allocates the states (not cleared) and the working copies of an adapter whose matrices and elements are set; sets
+  // working_bytes. Throws Error(TL_OUT_OF_MEMORY) with nothing taken.
+  virtual void adapter_attach(Adapter& adapter) = 0;
+  virtual void adapter_detach(Adapter& adapter) noexcept = 0;
+  // Bytes of the working copies of an adapter with so many elements.
+  virtual int64_t working_bytes(int64_t elements) const = 0;
+  // Moves the moments of an idle adapter to host memory (pinned on CUDA) and frees its gradient, which must be zero; the
+  // weights stay. Restore brings them back and clears the gradient. Both may run behind the call. The CPU does nothing but
+  // note it.
+  virtual void adapter_offload(Adapter& adapter) = 0;
+  virtual void adapter_restore(Adapter& adapter) = 0;
   // A ~ U(-1/sqrt(in), 1/sqrt(in)): element e of A at (layer, module) is word e % 4 of
   // Philox4x32-10(key = seed, counter = {e / 4, layer * kModules + module, 0, 'init'}), top 24 bits. B = 0. All else 0.
   virtual void adapter_init(Adapter& adapter) = 0;
   // Rewrites the working copies from the master weights (they round). Also refreshes the bounds.
   virtual void adapter_refresh(Adapter& adapter) = 0;
+
+  // ---- steps ---------------------------------------------------------------------------------------------------------
+  // Before the ops of a step: makes the batch's tables known to the device. The batch must not change until its last op.
+  virtual void begin_step(const Batch& batch) = 0;
 
   // ---- norms and positions -------------------------------------------------------------------------------------------
   // y[i] = weight * x[r] * rstd, rstd = 1 / sqrt(mean(x[r]^2) + eps), r = rows ? rows[i] : i (HF LlamaRMSNorm in fp32).
@@ -199,24 +236,28 @@ class Backend {
   // residual [tokens, out] may be null; it may be y itself.
   virtual void linear_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts,
                               const Matrix* residual) = 0;
-  // dS = scale · dY · B (rounds). dB += dY^T S and dA += dS^T drop(X): per output element one fp32 chain over a
-  // sequence's tokens, then total += that sequence, sequences in table order. Frozen weights get no gradient.
+  // dS = scale · dY · B (rounds).
   // dX = [dY_0 | dY_1 | … | dS_0 | dS_1 | …] · [W_0; W_1; …; A_0; A_1; …] over the parts in order (rounds); rows whose
   // adapter has dropout leave the dS strips out of the chain and then add mask ∘ (dS · A) / (1 - p), part by part (rounds
   // each time). dx.data null: dX is not wanted.
-  virtual void linear_backward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts, Matrix dx) = 0;
+  virtual void linear_backward(const Batch& batch, int layer, const std::vector<LinearPart>& parts, Matrix dx) = 0;
+  // After linear_backward of the same parts: dB += dY^T S and dA += dS^T drop(X): per output element one fp32 chain over a
+  // sequence's tokens, then total += that sequence, sequences in table order. Frozen weights get no gradient.
+  virtual void adapter_gradients(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts) = 0;
 
   // ---- elementwise ---------------------------------------------------------------------------------------------------
   // act = silu(gate) * up of gate_up [n, 2 * width]. Rounds once.
   virtual void swiglu_forward(Matrix gate_up, int64_t n, int64_t width, Matrix act) = 0;
-  // In place: [gate | up] becomes [dgate | dup]. Rounds.
-  virtual void swiglu_backward(Matrix gate_up, Matrix dact, int64_t n, int64_t width) = 0;
+  // In place: [gate | up] becomes [dgate | dup]. Rounds. act.data (may be null, may be dact itself) gets what swiglu_forward
+  // gave.
+  virtual void swiglu_backward(Matrix gate_up, Matrix dact, int64_t n, int64_t width, Matrix act) = 0;
 
   // ---- head ----------------------------------------------------------------------------------------------------------
-  // logits fp32 [n, ld] = X · W^T.
+  // logits fp32 [n, ld] = X · W^T, rows padded as a matrix's.
   virtual void head_logits(Matrix x, int64_t n, const FrozenLinear& head, float* logits, int64_t ld) = 0;
   // Per row: loss = log sum exp - logit[target] (the log in fp64), correct = argmax (lowest id wins) == target.
-  // With scale: logits become (softmax - onehot(target)) * scale[row] (rounds). loss, correct, targets, scale: host arrays.
+  // With scale (may be null): logits become (softmax - onehot(target)) * scale[row] (rounds) in the backend's activation
+  // type, each row from the start of its own memory.
   virtual void cross_entropy(float* logits, int64_t ld, int64_t n, int64_t vocab, const int32_t* targets, const float* scale,
                              double* loss, uint8_t* correct) = 0;
   // dX = dlogits · W (rounds).
@@ -224,7 +265,7 @@ class Backend {
 
   // ---- optimizer -----------------------------------------------------------------------------------------------------
   // See tl_optimizer_step. grad_norm: fp64, blocks of 4,096 elements of the flat gradient in order. A task whose gradient
-  // or new weights are not finite changes nothing but the gradient. Rewrites the working copies, clears the gradient.
+  // or new weights are not finite changes nothing but the gradient. Rewrites the working copies, clears the gradient. Waits.
   virtual void adamw(std::vector<OptimizerTask>& tasks) = 0;
 };
 
@@ -235,5 +276,10 @@ struct BackendOptions {
 };
 
 std::unique_ptr<Backend> make_cpu_backend(const BackendOptions& options);
+
+inline int64_t padded_rows(const Backend& backend, int64_t rows) {
+  const int64_t unit = backend.row_padding();
+  return (rows + unit - 1) / unit * unit;
+}
 
 }  // namespace tlora

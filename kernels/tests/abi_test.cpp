@@ -1,6 +1,7 @@
 // The border: every rule of tlora.h is refused with its status and a text that names field, rule and value, changes nothing,
 // and leaves the outputs alone.
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <thread>
@@ -36,7 +37,7 @@ TEST(abi_version_and_build_info) {
   int64_t again = 0;
   OK(tl_build_info(json.data(), length, &again));
   CHECK(again == length && json.substr(static_cast<size_t>(length)) == "####");
-  for (const char* key : {"\"abi\":1", "\"build_id\":\"", "\"compiler\":\"", "\"flags\":\"", "\"cpu\":{\"name\":\"", "\"threads\":", "\"simd\":\"",
+  for (const char* key : {"\"abi\":2", "\"build_id\":\"", "\"compiler\":\"", "\"flags\":\"", "\"cpu\":{\"name\":\"", "\"threads\":", "\"simd\":\"",
                           "\"backends\":[{\"name\":\"cpu\",\"available\":true", "{\"name\":\"cuda\",\"available\":"})
     CHECK_MSG(json.find(key) != std::string::npos, "%s is not in %s", key, json.c_str());
   char first[5] = "....";
@@ -371,16 +372,104 @@ TEST(abi_optimizer_step) {
   CHECK(model.get(slot, TL_STATE_WEIGHTS) == before);
 }
 
+TEST(abi_offload) {
+  Model model(folder().path());
+  const uint64_t slot = model.add(2, 127, 1), other = model.add(2, 127, 2);
+  Batch b;
+  const auto call = [&](auto* function) {
+    const tl_segment segments[2] = {{other, 0, 3, 0.1f, 0}, {slot, 3, 2, 0.1f, 1}};
+    tl_segment_result results[2];
+    return function(model.handle, b.tokens.data(), b.targets.data(), 5, segments, 2, results);
+  };
+  const auto update = [&](int64_t step) {
+    const tl_optimizer_item items[2] = {{other, step, 1e-3f, 0.9f, 0.999f, 1e-8f, 0, 0}, {slot, step, 1e-3f, 0.9f, 0.999f, 1e-8f, 0, 0}};
+    tl_optimizer_result results[2];
+    return tl_optimizer_step(model.handle, items, 2, results);
+  };
+  OK(call(tl_forward_backward));
+  REFUSED(tl_adapter_offload(model.handle, slot), "slot must be one whose gradient is zero");
+  OK(update(1));
+  const std::string name = std::to_string(slot);
+  std::vector<float> before[4];
+  for (int state = 0; state < 4; ++state) before[state] = model.get(slot, state);
+  REFUSED(tl_adapter_restore(model.handle, slot), "slot must be an offloaded slot, got " + name);
+  OK(tl_adapter_offload(model.handle, slot));
+  REFUSED(tl_adapter_offload(model.handle, slot), "slot must be a slot that is on the device (tl_adapter_restore), got " + name + ", which is offloaded");
+  REFUSED(call(tl_forward_backward), "segments[1].slot must be a slot that is on the device");
+  for (const float v : model.get(other, TL_STATE_GRADIENT)) REQUIRE(v == 0.0f);
+  const std::vector<float> others = model.get(other, TL_STATE_WEIGHTS);
+  REFUSED(update(2), "items[1].slot must be a slot that is on the device");
+  CHECK(model.get(other, TL_STATE_WEIGHTS) == others);
+  for (int state = 0; state < 4; ++state) {
+    CHECK(model.get(slot, state) == before[state]);
+    REFUSED(tl_adapter_import(model.handle, slot, state, before[state].data(), static_cast<int64_t>(before[state].size())), "slot must be a slot that is on the device");
+  }
+  OK(call(tl_evaluate));
+  OK(tl_adapter_clear_gradient(model.handle, slot));
+  OK(tl_adapter_restore(model.handle, slot));
+  for (int state = 0; state < 4; ++state) CHECK(model.get(slot, state) == before[state]);
+  REFUSED(tl_adapter_restore(model.handle, slot), "slot must be an offloaded slot");
+  // What counts as a gradient: training and an import that is not zero, until it is cleared.
+  model.set(slot, TL_STATE_GRADIENT, before[TL_STATE_GRADIENT]);
+  OK(tl_adapter_offload(model.handle, slot));
+  OK(tl_adapter_restore(model.handle, slot));
+  model.set(slot, TL_STATE_GRADIENT, before[TL_STATE_WEIGHTS]);
+  REFUSED(tl_adapter_offload(model.handle, slot), "slot must be one whose gradient is zero");
+  OK(tl_adapter_clear_gradient(model.handle, slot));
+  OK(tl_adapter_offload(model.handle, slot));
+  OK(tl_adapter_remove(model.handle, slot));
+  MISSING(tl_adapter_offload(model.handle, slot), "slot");
+  MISSING(tl_adapter_restore(model.handle, slot), "slot");
+  MISSING(tl_adapter_offload(0, other), "model");
+  MISSING(tl_adapter_restore(0, other), "model");
+  OK(tl_adapter_offload(model.handle, other));
+}
+
+// Sets TLORA_RECOMPUTE for the models opened in its life (null: unset).
+class Recompute {
+ public:
+  explicit Recompute(const char* value) {
+    if (const char* set = std::getenv("TLORA_RECOMPUTE")) before_ = set;
+    set(value);
+  }
+  ~Recompute() { set(before_.empty() ? nullptr : before_.c_str()); }
+
+ private:
+  static void set(const char* value) { value ? setenv("TLORA_RECOMPUTE", value, 1) : unsetenv("TLORA_RECOMPUTE"); }
+  std::string before_;
+};
+
+TEST(abi_recompute_of_the_environment) {
+  int64_t bytes[4];
+  const char* const names[4] = {nullptr, "nothing", "mlp", "layer"};
+  for (int i = 0; i < 4; ++i) {
+    const Recompute environment(names[i]);
+    Model model(folder().path());
+    tl_memory_request request{};
+    request.struct_size = sizeof request;
+    request.max_segment = request.tokens = 64;
+    OK(tl_memory_estimate(model.handle, &request));
+    CHECK(request.recompute == std::max(i - 1, 0) && request.fits == 1 && request.available_bytes == std::numeric_limits<int64_t>::max());
+    bytes[i] = request.step_bytes;
+  }
+  CHECK(bytes[0] == bytes[1] && bytes[1] > bytes[2] && bytes[2] > bytes[3]);
+  const Recompute environment("all");
+  tl_model_options options{};
+  options.struct_size = sizeof options;
+  uint64_t model = 0;
+  REFUSED(tl_model_open(folder().path().data(), static_cast<int64_t>(folder().path().size()), &options, &model), "TLORA_RECOMPUTE must be nothing, mlp or layer, got all");
+}
+
 TEST(abi_memory_estimate) {
   // The estimate of a step is what the workspace grows to.
-  for (const auto& [tokens, segment, loss_tokens] : {std::tuple<int, int, int>{64, 16, 64}, {300, 100, 10}, {1024, 512, 1024}}) {
+  for (const auto& [tokens, segment, loss_tokens, dropout] : {std::tuple<int, int, int, int>{64, 16, 64, 0}, {300, 100, 10, 1}, {300, 100, 10, 0}, {1024, 512, 1024, 0}}) {
     Model model(folder().path(), 2);
     std::vector<engine::Sequence> batch;
     int64_t parameters = 0;
     const int ranks[2] = {16, 32};
     uint64_t slots[2];
     for (int i = 0; i < 2; ++i) {
-      slots[i] = model.add(ranks[i], 127, 1);
+      slots[i] = model.add(ranks[i], 127, 1, i ? 0.1f * static_cast<float>(dropout) : 0.0f);
       parameters += model.elements(slots[i]);
     }
     tl_memory_request request{};
@@ -391,6 +480,7 @@ TEST(abi_memory_estimate) {
     request.adapter_parameters = parameters;
     request.adapters = 2;
     request.strip_columns = 48;
+    request.dropout = dropout;
     OK(tl_memory_estimate(model.handle, &request));
     int lossy = loss_tokens;
     for (int first = 0; first < tokens; first += segment) {
@@ -421,7 +511,7 @@ TEST(abi_memory_estimate) {
     change(r);
     return tl_memory_estimate(model.handle, &r);
   };
-  REFUSED(with([](auto& r) { r.struct_size = 1; }), "request.struct_size must be 56, got 1");
+  REFUSED(with([](auto& r) { r.struct_size = 1; }), "request.struct_size must be 80, got 1");
   REFUSED(with([](auto& r) { r.tokens = 0; }), "request.tokens");
   REFUSED(with([](auto& r) { r.max_segment = 0; }), "request.max_segment");
   REFUSED(with([](auto& r) { r.max_segment = 9; }), "request.max_segment must be 1..8, got 9");
@@ -429,6 +519,8 @@ TEST(abi_memory_estimate) {
   REFUSED(with([](auto& r) { r.adapter_parameters = -1; }), "request.adapter_parameters");
   REFUSED(with([](auto& r) { r.adapters = -1; }), "request.adapters");
   REFUSED(with([](auto& r) { r.strip_columns = 1; }), "request.strip_columns");
+  REFUSED(with([](auto& r) { r.dropout = 2; }), "request.dropout must be 0..1, got 2");
+  REFUSED(with([](auto& r) { r.reserved = 1; }), "request.reserved");
   REFUSED(tl_memory_estimate(model.handle, nullptr), "request");
   MISSING(tl_memory_estimate(0, &good), "model");
 }

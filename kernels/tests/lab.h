@@ -1,5 +1,6 @@
 // A bench for single ops: builds batches whose content depends on each sequence only (so that the same sequence can be put in
-// other company), poisons every output, and compares with double-precision references.
+// other company), poisons every output, and compares with double-precision references. Inputs go up and results come down
+// through the backend, as fp32 on the host whatever the backend's activation type; only `at` is for the CPU alone.
 #pragma once
 
 #include <cmath>
@@ -10,6 +11,8 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "backend.h"
@@ -52,12 +55,23 @@ struct SequenceSpec {
   uint64_t content;  // equal content and length: equal inputs
 };
 
+struct LinearSpec {
+  std::string name;
+  int64_t out;
+  bool bias;
+};
+
+using Factory = std::function<std::unique_ptr<Backend>(const BackendOptions&)>;
+
 class Lab {
  public:
   // in, out: of the seven modules, one layer.
   Lab(int threads, int compute, const std::vector<AdapterSpec>& adapters, const std::vector<SequenceSpec>& sequences,
-      const std::vector<std::pair<int64_t, int64_t>>& modules = {}, bool train = true)
-      : backend({0, threads, compute}), sequences_(sequences) {
+      const std::vector<std::pair<int64_t, int64_t>>& modules = {}, bool train = true, const Factory& make = make_cpu_backend)
+      : owned_backend_(make({0, threads, compute})), backend(*owned_backend_), sequences_(sequences) {
+    int64_t in[kModules] = {}, out[kModules] = {};
+    for (size_t m = 0; m < modules.size(); ++m) std::tie(in[m], out[m]) = modules[m];
+    backend.set_modules(1, in, out);
     for (size_t i = 0; i < adapters.size(); ++i) add_adapter(static_cast<int>(i), adapters[i], modules);
     std::vector<Segment> segments;
     int64_t start = 0;
@@ -66,13 +80,11 @@ class Lab {
       start += s.length;
     }
     batch = make_batch(segments, start, train);
+    backend.begin_step(batch);
   }
   ~Lab() {
-    for (const auto& a : adapters_) {
-      for (float* state : a->state) backend.release(state, 0);
-      backend.release(a->working, 0);
-    }
-    for (void* p : owned_) backend.release(p, 0);
+    for (const auto& a : adapters_) backend.adapter_detach(*a);
+    for (const auto& [p, bytes] : owned_) backend.release(p, bytes);
   }
   Lab(const Lab&) = delete;
 
@@ -81,42 +93,108 @@ class Lab {
 
   void* memory(int64_t bytes) {
     void* p = backend.allocate(bytes);
-    owned_.push_back(p);
-    std::memset(p, 0xff, static_cast<size_t>(bytes));  // all NaN
+    owned_.push_back({p, bytes});
+    poison(p, bytes);
     return p;
   }
+  void poison(void* p, int64_t bytes) {
+    const std::string ones(static_cast<size_t>(bytes), static_cast<char>(0xff));  // all NaN
+    backend.upload(p, ones.data(), bytes);
+  }
   float* floats(int64_t count) { return static_cast<float*>(memory(count * 4)); }
+  // Arrays that are no activations, to the device and back.
+  template <class T>
+  T* device(const std::vector<T>& values) {
+    T* p = static_cast<T*>(memory(static_cast<int64_t>(values.size() * sizeof(T))));
+    backend.upload(p, values.data(), static_cast<int64_t>(values.size() * sizeof(T)));
+    return p;
+  }
+  template <class T>
+  std::vector<T> host(const T* p, int64_t count) const {
+    std::vector<T> values(static_cast<size_t>(count));
+    backend.download(values.data(), p, count * static_cast<int64_t>(sizeof(T)));
+    return values;
+  }
 
   // Rows of the sequences, by content; the padding columns stay poisoned.
   Matrix input(const std::string& name, int64_t columns, double scale = 1.0) {
     const Matrix m = poisoned(tokens(), columns);
-    const uint64_t seed = name_seed(name);
-    for (size_t s = 0; s < sequences_.size(); ++s)
-      for (int64_t t = 0; t < sequences_[s].length; ++t)
-        for (int64_t c = 0; c < columns; ++c)
-          at(m, batch.segments[s].start + t, c) =
-              rounded(static_cast<float>(scale * noise(seed, sequences_[s].content, static_cast<uint64_t>(t), static_cast<uint64_t>(c))));
+    fill(m, name, columns, scale);
     return m;
   }
+  void fill(const Matrix& m, const std::string& name, int64_t columns, double scale = 1.0) {
+    const uint64_t seed = name_seed(name);
+    std::vector<float> row(static_cast<size_t>(columns));
+    for (size_t s = 0; s < sequences_.size(); ++s)
+      for (int64_t t = 0; t < sequences_[s].length; ++t) {
+        for (int64_t c = 0; c < columns; ++c)
+          row[static_cast<size_t>(c)] =
+              rounded(static_cast<float>(scale * noise(seed, sequences_[s].content, static_cast<uint64_t>(t), static_cast<uint64_t>(c))));
+        write(m, batch.segments[s].start + t, row);
+      }
+  }
   Matrix poisoned(int64_t rows, int64_t columns) {
-    const int64_t ld = leading_dimension(columns);
-    return {memory(rows * ld * 4), ld};
+    const int64_t ld = backend.leading_dimension(columns);
+    return {memory(padded_rows(backend, rows) * ld * backend.activation_bytes()), ld};
+  }
+  // The first values.size() elements of a row, in the backend's activation type.
+  void write(const Matrix& m, int64_t r, const std::vector<float>& values) {
+    const int64_t element = backend.activation_bytes(), count = static_cast<int64_t>(values.size());
+    std::vector<uint16_t> halves;
+    if (element == 2)
+      for (const float v : values) {
+        const float rounded = cpu::round_bf16(v);
+        uint32_t bits;
+        std::memcpy(&bits, &rounded, 4);
+        halves.push_back(static_cast<uint16_t>(bits >> 16));
+      }
+    backend.upload(static_cast<char*>(m.data) + r * m.ld * element, element == 2 ? static_cast<const void*>(halves.data()) : values.data(),
+                   count * element);
+  }
+  // Rows [0, rows) of the first columns, dense.
+  std::vector<float> read(const Matrix& m, int64_t rows, int64_t columns) const {
+    const std::string raw = bytes_of(m, 0, rows, columns);
+    std::vector<float> values(static_cast<size_t>(rows * columns));
+    if (backend.activation_bytes() == 4) std::memcpy(values.data(), raw.data(), raw.size());
+    else
+      for (size_t i = 0; i < values.size(); ++i) {
+        uint16_t half;
+        std::memcpy(&half, raw.data() + 2 * i, 2);
+        const uint32_t bits = uint32_t{half} << 16;
+        std::memcpy(&values[i], &bits, 4);
+      }
+    return values;
   }
   float rounded(float x) const { return bf16 ? cpu::round_bf16(x) : x; }
   static float& at(const Matrix& m, int64_t r, int64_t c) { return static_cast<float*>(m.data)[r * m.ld + c]; }
 
   // W [out, in], the same for every lab.
   const FrozenLinear& linear(const std::string& name, int64_t out, int64_t in, bool bias, double scale) {
-    std::vector<float>& w = weights_[name];
-    for (int64_t i = 0; i < out * in; ++i)
-      w.push_back(rounded(static_cast<float>(scale * noise(name_seed(name), 1, static_cast<uint64_t>(i), 0))));
-    std::vector<float>& b = weights_[name + ".bias"];
-    for (int64_t i = 0; i < out; ++i)
-      b.push_back(bias ? rounded(static_cast<float>(noise(name_seed(name), 2, static_cast<uint64_t>(i), 0))) : 0.0f);
-    const TensorView view{DType::F32, {out, in}, reinterpret_cast<const uint8_t*>(w.data()), out * in};
-    const TensorView bias_view{DType::F32, {out}, reinterpret_cast<const uint8_t*>(b.data()), out};
-    linears_.push_back(backend.pack_linear(view, bias ? &bias_view : nullptr));
-    return *linears_.back();
+    return *group({{name, out, bias}}, in, scale)[0];
+  }
+  // Linears that share their input, as one group.
+  std::vector<const FrozenLinear*> group(const std::vector<LinearSpec>& specs, int64_t in, double scale) {
+    std::deque<TensorView> views;
+    std::vector<WeightSource> sources;
+    for (const LinearSpec& spec : specs) {
+      std::vector<float>& w = weights_[spec.name];
+      for (int64_t i = 0; i < spec.out * in; ++i)
+        w.push_back(rounded(static_cast<float>(scale * noise(name_seed(spec.name), 1, static_cast<uint64_t>(i), 0))));
+      std::vector<float>& b = weights_[spec.name + ".bias"];
+      for (int64_t i = 0; i < spec.out; ++i)
+        b.push_back(spec.bias ? rounded(static_cast<float>(noise(name_seed(spec.name), 2, static_cast<uint64_t>(i), 0))) : 0.0f);
+      views.push_back({DType::F32, {spec.out, in}, reinterpret_cast<const uint8_t*>(w.data()), spec.out * in});
+      sources.push_back({&views.back(), nullptr});
+      if (!spec.bias) continue;
+      views.push_back({DType::F32, {spec.out}, reinterpret_cast<const uint8_t*>(b.data()), spec.out});
+      sources.back().bias = &views.back();
+    }
+    std::vector<const FrozenLinear*> packed;
+    for (auto& linear : backend.pack_group(sources)) {
+      packed.push_back(linear.get());
+      linears_.push_back(std::move(linear));
+    }
+    return packed;
   }
   const std::vector<float>& weight(const std::string& name) const { return weights_.at(name); }
   std::vector<float> vector(const std::string& name, int64_t n) {
@@ -131,29 +209,41 @@ class Lab {
     std::string bits;
     for (size_t s = 0; s < sequences_.size(); ++s)
       if (sequences_[s].adapter == owner)
-        for (int64_t t = 0; t < sequences_[s].length; ++t)
-          bits.append(reinterpret_cast<const char*>(&at(m, batch.segments[s].start + t, 0)), static_cast<size_t>(columns) * 4);
+        bits += bytes_of(m, batch.segments[s].start, sequences_[s].length, columns);
     return bits;
   }
   std::string gradient_of(int owner) const {
     const Adapter& a = *adapters_[static_cast<size_t>(owner)];
-    return std::string(reinterpret_cast<const char*>(a.state[TL_STATE_GRADIENT]), static_cast<size_t>(a.elements) * 4);
+    std::string bits(static_cast<size_t>(a.elements) * 4, '\0');
+    backend.download(bits.data(), a.state[TL_STATE_GRADIENT], a.elements * 4);
+    return bits;
   }
 
-  cpu::CpuBackend backend;
+ private:
+  std::unique_ptr<Backend> owned_backend_;
+
+ public:
+  Backend& backend;
   Batch batch;
   bool bf16 = false;
 
  private:
+  std::string bytes_of(const Matrix& m, int64_t first, int64_t rows, int64_t columns) const {
+    const int64_t element = backend.activation_bytes();
+    std::string bits(static_cast<size_t>(rows * columns * element), '\0');
+    for (int64_t r = 0; r < rows; ++r)
+      backend.download(bits.data() + r * columns * element, static_cast<const char*>(m.data) + (first + r) * m.ld * element, columns * element);
+    return bits;
+  }
   void add_adapter(int index, const AdapterSpec& spec, const std::vector<std::pair<int64_t, int64_t>>& modules) {
     auto a = std::make_unique<Adapter>();
     a->config.rank = a->rank = spec.rank;
     a->config.dropout = spec.dropout;
+    a->config.target_modules = spec.targets;
     a->config.seed = 1000u + static_cast<uint64_t>(index);
     a->strip_columns = backend.strip_columns(spec.rank);
     a->scale = 0.5f + 0.25f * static_cast<float>(index);
     a->matrices.resize(kModules);
-    int64_t working = 0;
     for (size_t m = 0; m < modules.size(); ++m) {
       if (!(spec.targets >> m & 1u)) continue;
       LoraMatrices& l = a->matrices[m];
@@ -162,15 +252,13 @@ class Lab {
       l.a = a->elements;
       l.b = l.a + l.in * spec.rank;
       a->elements = l.b + l.out * spec.rank;
-      l.working = working;
-      working += backend.working_elements(l.in, l.out, spec.rank);
     }
-    for (float*& s : a->state) s = static_cast<float*>(backend.allocate(a->elements * 4));
-    a->working = backend.allocate(working * 4);
-    a->working_bytes = working * 4;
-    for (int s = 0; s < 4; ++s)
-      for (int64_t i = 0; i < a->elements; ++i)
-        a->state[s][i] = s == TL_STATE_WEIGHTS ? static_cast<float>(0.3 * noise(99, static_cast<uint64_t>(index), static_cast<uint64_t>(i), 0)) : 0.0f;
+    backend.adapter_attach(*a);
+    std::vector<float> weights;
+    for (int64_t i = 0; i < a->elements; ++i)
+      weights.push_back(static_cast<float>(0.3 * noise(99, static_cast<uint64_t>(index), static_cast<uint64_t>(i), 0)));
+    for (float* state : a->state) backend.zero(state, a->elements * 4);
+    backend.upload(a->state[TL_STATE_WEIGHTS], weights.data(), a->elements * 4);
     backend.adapter_refresh(*a);
     adapters_.push_back(std::move(a));
   }
@@ -179,7 +267,7 @@ class Lab {
   std::vector<std::unique_ptr<Adapter>> adapters_;
   std::vector<std::unique_ptr<FrozenLinear>> linears_;
   std::map<std::string, std::vector<float>> weights_;
-  std::deque<void*> owned_;
+  std::deque<std::pair<void*, int64_t>> owned_;
 };
 
 // max |got - want| <= tolerance * max |want|, and every element is a number.

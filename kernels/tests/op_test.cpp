@@ -4,50 +4,21 @@
 #include <algorithm>
 
 #include "cpu/philox.h"
-#include "lab.h"
+#include "op_cases.h"
 
 using namespace lab;
+using namespace op_cases;
 
 namespace {
 
 // What adapter 0 got, as bytes.
 using Bits = std::string;
 
-struct Shape {
-  const char* name;
-  std::vector<AdapterSpec> adapters;   // adapter 0 is the one whose bits are compared
-  std::vector<SequenceSpec> sequences;
-  int64_t a = 0, b = 0, c = 0, d = 0;  // dimensions, by op
-  int compute = TL_COMPUTE_FP32;
-};
-
-struct Setting {
-  int threads;
-  std::vector<SequenceSpec> sequences;
-  bool check;  // compare with the reference (once per shape)
-};
-
 struct Op {
   const char* name;
   std::function<Bits(const Shape&, const Setting&)> run;
   std::vector<Shape> shapes;
 };
-
-// The same sequences of adapter 0: as given, on other thread counts, alone, and moved between new neighbours.
-std::vector<std::pair<std::string, Setting>> settings(const Shape& shape) {
-  std::vector<SequenceSpec> alone, moved;
-  for (const SequenceSpec& s : shape.sequences)
-    if (s.adapter == 0) alone.push_back(s);
-  const int other = shape.adapters.size() > 1 ? 1 : -1;
-  moved.push_back({other, 5, 900});
-  moved.push_back({-1, 17, 901});
-  for (size_t i = 0; i < alone.size(); ++i) {
-    moved.push_back(alone[i]);
-    moved.push_back({other, static_cast<int64_t>(1 + 3 * i), 910 + i});
-  }
-  return {{"2 threads", {2, shape.sequences, true}}, {"1 thread", {1, shape.sequences, false}}, {"3 threads", {3, shape.sequences, false}},
-          {"alone", {2, alone, false}}, {"moved", {2, moved, false}}};
-}
 
 void run(const Op& op) {
   for (const Shape& shape : op.shapes) {
@@ -68,10 +39,6 @@ double round_like(const Shape& shape, double x) {
 // fp32 sums differ from double ones by rounding; in bf16 mode one output rounding is up to 2^-9, and S rounds before.
 double tolerance(const Shape& shape, double fp32) { return shape.compute == TL_COMPUTE_BF16 ? 6e-3 : fp32; }
 
-const std::vector<AdapterSpec> kOneAdapter = {{8, 127, 0}};
-const std::vector<AdapterSpec> kTwoAdapters = {{8, 127, 0}, {3, 127, 0}};
-const std::vector<SequenceSpec> kMixed = {{1, 3, 11}, {0, 13, 1}, {1, 29, 12}, {0, 1, 2}, {0, 40, 3}};
-
 // ---- linears -----------------------------------------------------------------------------------------------------------
 
 // Modules 0, 1, 2 share an input of width a; outputs b, c, d (0: no such module).
@@ -85,21 +52,34 @@ struct LinearSetup {
     bool dropout = false;
     for (const AdapterSpec& a : shape.adapters) dropout |= a.dropout > 0;
     x = lab.input("x", shape.a);
+    std::vector<LinearSpec> specs;
+    for (int m = 0; m < count; ++m) {
+      specs.push_back({"w" + std::to_string(m), outs[m], with_bias});
+      total += outs[m];
+    }
+    const auto weights = lab.group(specs, shape.a, 0.2);
+    y = lab.poisoned(lab.tokens(), total);
+    const int64_t strip_bytes = lab.backend.strip_bytes(lab.tokens(), lab.batch.strip_elements, lab.batch.strip_columns);
+    char* strips = static_cast<char*>(lab.memory(count * strip_bytes));
+    char* strip_grads = static_cast<char*>(lab.memory(count * strip_bytes));
+    int64_t first = 0;
     for (int m = 0; m < count; ++m) {
       LinearPart part;
       part.module = m;
-      part.weight = &lab.linear("w" + std::to_string(m), outs[m], shape.a, with_bias, 0.2);
-      part.y = lab.poisoned(lab.tokens(), outs[m]);
-      part.strip = lab.memory(lab.batch.strip_elements * 4 + 4);
-      part.strip_grad = lab.memory(lab.batch.strip_elements * 4 + 4);
+      part.weight = weights[static_cast<size_t>(m)];
+      part.y = columns(y, first, lab.backend.activation_bytes());
+      first += outs[m];
+      part.strip = strips + m * strip_bytes;
+      part.strip_grad = strip_grads + m * strip_bytes;
       if (dropout) part.dropped = lab.poisoned(lab.tokens(), shape.a);
       parts.push_back(part);
     }
   }
   int64_t outs[3];
   int count;
+  int64_t total = 0;  // columns of y
   Lab lab;
-  Matrix x;
+  Matrix x, y;        // y: of all parts
   std::vector<LinearPart> parts;
 };
 
@@ -152,8 +132,7 @@ Bits run_linear_forward(const Shape& shape, const Setting& setting) {
           comparison.add(Lab::at(s.parts[static_cast<size_t>(m)].y, row, o), y);
         }
         // The padding is nobody's.
-        for (int64_t o = s.outs[m]; o < s.parts[static_cast<size_t>(m)].y.ld; ++o)
-          CHECK(std::isnan(Lab::at(s.parts[static_cast<size_t>(m)].y, row, o)));
+        for (int64_t o = s.total; o < s.y.ld; ++o) CHECK(std::isnan(Lab::at(s.y, row, o)));
       }
     comparison.check(name + " Y", tolerance(shape, 3e-6));
   }
@@ -165,9 +144,11 @@ Bits run_linear_backward(const Shape& shape, const Setting& setting) {
   LinearSetup s(shape, setting, false);
   Lab& lab = s.lab;
   lab.backend.linear_forward(lab.batch, 0, s.x, s.parts, nullptr);  // for S
-  for (int m = 0; m < s.count; ++m) s.parts[static_cast<size_t>(m)].y = lab.input("dy" + std::to_string(m), s.outs[m]);
+  lab.poison(s.y.data, padded_rows(lab.backend, lab.tokens()) * s.y.ld * lab.backend.activation_bytes());
+  for (int m = 0; m < s.count; ++m) lab.fill(s.parts[static_cast<size_t>(m)].y, "dy" + std::to_string(m), s.outs[m]);
   const Matrix dx = lab.poisoned(lab.tokens(), shape.a);
-  lab.backend.linear_backward(lab.batch, 0, s.x, s.parts, dx);
+  lab.backend.linear_backward(lab.batch, 0, s.parts, dx);
+  lab.backend.adapter_gradients(lab.batch, 0, s.x, s.parts);
   const Bits bits = lab.rows_of(0, dx, shape.a) + lab.gradient_of(0);
   if (!setting.check) return bits;
 
@@ -212,22 +193,6 @@ Bits run_linear_backward(const Shape& shape, const Setting& setting) {
     gradient.check("dA and dB of rank " + std::to_string(adapter->rank), tolerance(shape, 3e-6));
   }
   return bits;
-}
-
-std::vector<Shape> linear_shapes() {
-  const int bf16 = TL_COMPUTE_BF16;
-  return {
-      {"one token", {{1, 127, 0}}, {{0, 1, 1}}, 5, 3},
-      {"ranks 16 and 3", {{16, 127, 0}, {3, 127, 0}}, kMixed, 96, 64, 32, 32},
-      {"rank 200 beside 1 and the base", {{200, 1, 0}, {1, 3, 0}}, {{1, 13, 4}, {-1, 9, 5}, {0, 33, 1}, {1, 2, 6}, {0, 14, 2}}, 70, 45, 33},
-      {"rank 256, subset of modules", {{256, 2, 0}, {64, 5, 0}}, {{0, 29, 1}, {1, 15, 5}, {0, 13, 2}}, 33, 17, 16, 48},
-      {"rank 64, long input", {{64, 127, 0}, {16, 127, 0}}, {{1, 40, 7}, {0, 127, 1}, {1, 1, 8}, {0, 2, 2}}, 1100, 30},
-      {"dropout beside none", {{16, 127, 0.25f}, {3, 127, 0}}, kMixed, 150, 40, 24, 24},
-      {"dropout in all", {{3, 5, 0.1f}, {20, 7, 0.6f}}, kMixed, 100, 40, 24, 24},
-      {"129 rows", {{16, 127, 0}, {8, 1, 0}}, {{1, 129, 5}, {0, 129, 1}}, 48, 100},
-      {"bf16", {{16, 127, 0}, {3, 127, 0.5f}}, kMixed, 64, 48, 32, 32, bf16},
-      {"bf16 with dropout", {{8, 127, 0.3f}}, {{0, 13, 1}}, 64, 48, 0, 0, bf16},
-  };
 }
 
 TEST(op_linear_forward) { run({"linear_forward", run_linear_forward, linear_shapes()}); }
@@ -288,8 +253,7 @@ Bits run_rmsnorm(const Shape& shape, const Setting& setting) {
 }
 
 TEST(op_rmsnorm) {
-  run({"rmsnorm", run_rmsnorm, {{"width 3", kOneAdapter, {{0, 1, 1}}, 3}, {"width 64", kTwoAdapters, kMixed, 64},
-                                {"width 1029", kTwoAdapters, {{1, 3, 4}, {0, 13, 1}}, 1029}, {"width 17", kTwoAdapters, {{1, 129, 4}, {0, 127, 1}}, 17}}});
+  run({"rmsnorm", run_rmsnorm, norm_shapes()});
 }
 
 // ---- rope --------------------------------------------------------------------------------------------------------------
@@ -368,8 +332,7 @@ Bits run_rope(const Shape& shape, const Setting& setting) {
 }
 
 TEST(op_rope) {
-  run({"rope", run_rope, {{"d 8", kTwoAdapters, kMixed, 2, 1, 8, 0}, {"d 64 with norms", kTwoAdapters, kMixed, 3, 1, 64, 1},
-                          {"d 6 with norms", kTwoAdapters, kMixed, 3, 3, 6, 1}, {"d 128", kTwoAdapters, {{1, 2, 9}, {0, 129, 1}}, 2, 2, 128, 0}}});
+  run({"rope", run_rope, rope_shapes()});
 }
 
 // ---- attention ---------------------------------------------------------------------------------------------------------
@@ -468,14 +431,7 @@ Bits run_attention(const Shape& shape, const Setting& setting) {
 }
 
 TEST(op_attention) {
-  run({"attention", run_attention,
-       {{"one token", kOneAdapter, {{0, 1, 1}}, 1, 1, 8},
-        {"d 8, 8:1", kTwoAdapters, kMixed, 8, 1, 8},
-        {"d 24, 2:1", kTwoAdapters, kMixed, 4, 2, 24},
-        {"d 40, 1:1", kTwoAdapters, {{0, 13, 1}, {1, 127, 5}}, 3, 3, 40},
-        {"d 64, 2:1, 129 tokens", kTwoAdapters, {{1, 13, 5}, {0, 129, 1}, {1, 1, 6}}, 4, 2, 64},
-        {"d 128, 4:1, 127 tokens", kTwoAdapters, {{0, 127, 1}, {1, 16, 6}, {0, 33, 2}}, 4, 1, 128},
-        {"bf16", kTwoAdapters, kMixed, 4, 2, 32, 0, TL_COMPUTE_BF16}}});
+  run({"attention", run_attention, attention_shapes()});
 }
 
 // ---- swiglu ------------------------------------------------------------------------------------------------------------
@@ -486,7 +442,16 @@ Bits run_swiglu(const Shape& shape, const Setting& setting) {
   const Matrix gate_up = lab.input("gate_up", 2 * width, 9.0), dact = lab.input("dact", width), act = lab.poisoned(n, width);
   Doubles input = doubles(gate_up, n, 2 * width);
   lab.backend.swiglu_forward(gate_up, n, width, act);
-  lab.backend.swiglu_backward(gate_up, dact, n, width);
+  // The second output, beside dact or in its place, is what forward gave.
+  const Matrix again = lab.poisoned(n, width), plain = lab.input("gate_up", 2 * width, 9.0), separate = lab.input("gate_up", 2 * width, 9.0);
+  const Matrix in_place = lab.input("dact", width);
+  lab.backend.swiglu_backward(gate_up, dact, n, width, {});
+  lab.backend.swiglu_backward(separate, dact, n, width, again);
+  lab.backend.swiglu_backward(plain, in_place, n, width, in_place);
+  for (int i = -1; i < static_cast<int>(shape.adapters.size()); ++i) {
+    CHECK(lab.rows_of(i, again, width) == lab.rows_of(i, act, width) && lab.rows_of(i, in_place, width) == lab.rows_of(i, act, width));
+    CHECK(lab.rows_of(i, separate, 2 * width) == lab.rows_of(i, gate_up, 2 * width) && lab.rows_of(i, plain, 2 * width) == lab.rows_of(i, gate_up, 2 * width));
+  }
   const Bits bits = lab.rows_of(0, act, width) + lab.rows_of(0, gate_up, 2 * width);
   if (!setting.check) return bits;
   auto value = [&](int64_t r, int64_t c) {
@@ -510,7 +475,7 @@ Bits run_swiglu(const Shape& shape, const Setting& setting) {
 }
 
 TEST(op_swiglu) {
-  run({"swiglu", run_swiglu, {{"width 1", kOneAdapter, {{0, 1, 1}}, 1}, {"width 45", kTwoAdapters, kMixed, 45}, {"width 128", kTwoAdapters, kMixed, 128}}});
+  run({"swiglu", run_swiglu, swiglu_shapes()});
 }
 
 // ---- head --------------------------------------------------------------------------------------------------------------
@@ -518,7 +483,7 @@ TEST(op_swiglu) {
 // a hidden, b vocab.
 Bits run_head(const Shape& shape, const Setting& setting) {
   Lab lab(setting.threads, shape.compute, shape.adapters, setting.sequences);
-  const int64_t n = lab.tokens(), hidden = shape.a, vocab = shape.b, ld = leading_dimension(vocab);
+  const int64_t n = lab.tokens(), hidden = shape.a, vocab = shape.b, ld = lab.backend.leading_dimension(vocab);
   const Matrix x = lab.input("x", hidden), dx = lab.poisoned(n, hidden), embedded = lab.poisoned(n, hidden);
   const FrozenLinear& head = lab.linear("head", vocab, hidden, false, 1.0);
   float* logits = lab.floats(n * ld);
@@ -586,8 +551,7 @@ Bits run_head(const Shape& shape, const Setting& setting) {
 }
 
 TEST(op_head_and_cross_entropy) {
-  run({"head", run_head, {{"tiny", kOneAdapter, {{0, 1, 1}}, 3, 5}, {"vocab 331", kTwoAdapters, kMixed, 64, 331},
-                          {"hidden 33, vocab 1100", kTwoAdapters, {{1, 13, 5}, {0, 15, 1}}, 33, 1100}}});
+  run({"head", run_head, head_shapes()});
 }
 
 TEST(cross_entropy_ties_and_extremes) {

@@ -1,4 +1,4 @@
-// Adapter state: initialisation, working copies, and AdamW.
+// Adapter state: memory, initialisation, working copies, and AdamW.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -93,8 +93,31 @@ inline void store_lanes(float* p, Vec v, int64_t count) {
 
 }  // namespace
 
-int64_t CpuBackend::working_elements(int64_t in, int64_t out, int32_t rank) const {
-  return panel_elements(in, rank) + panel_elements(rank, out) + panel_elements(out, rank) + panel_elements(rank, in);
+void CpuBackend::adapter_attach(Adapter& adapter) {
+  const int64_t rank = adapter.rank;
+  int64_t working = 0;
+  for (LoraMatrices& m : adapter.matrices) {
+    if (m.in == 0) continue;
+    m.working = working;
+    working += panel_elements(m.in, rank) + panel_elements(rank, m.out) + panel_elements(m.out, rank) + panel_elements(rank, m.in);
+  }
+  adapter.working_bytes = working * 4;
+  try {
+    for (float*& state : adapter.state) state = static_cast<float*>(allocate(adapter.elements * 4));
+    adapter.working = allocate(adapter.working_bytes);
+  } catch (...) {
+    adapter_detach(adapter);
+    throw;
+  }
+}
+
+void CpuBackend::adapter_detach(Adapter& adapter) noexcept {
+  for (float*& state : adapter.state) {
+    release(state, adapter.elements * 4);
+    state = nullptr;
+  }
+  release(adapter.working, adapter.working_bytes);
+  adapter.working = nullptr;
 }
 
 void CpuBackend::pack_matrix(const Adapter& adapter, const LoraMatrices& m, int matrix) {

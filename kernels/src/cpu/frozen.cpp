@@ -12,6 +12,12 @@ CpuLinear::~CpuLinear() {
   std::free(bias);
 }
 
+std::vector<std::unique_ptr<FrozenLinear>> CpuBackend::pack_group(const std::vector<WeightSource>& sources) {
+  std::vector<std::unique_ptr<FrozenLinear>> packed;
+  for (const WeightSource& source : sources) packed.push_back(pack_linear(*source.weight, source.bias));
+  return packed;
+}
+
 std::unique_ptr<FrozenLinear> CpuBackend::pack_linear(const TensorView& weight, const TensorView* bias) {
   auto linear = std::make_unique<CpuLinear>();
   const int64_t out = linear->out = weight.shape[0];

@@ -257,30 +257,12 @@ void CpuBackend::linear_forward(const Batch& batch, int layer, Matrix x, const s
   }
 }
 
-void CpuBackend::linear_backward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts, Matrix dx) {
+void CpuBackend::linear_backward(const Batch& batch, int layer, const std::vector<LinearPart>& parts, Matrix dx) {
   const std::vector<BatchTile> tiles = batch_tiles(batch);
   const int64_t tile_count = static_cast<int64_t>(tiles.size());
   const int64_t part_count = static_cast<int64_t>(parts.size());
   const int64_t in = parts[0].weight->in;
-  const bool with_dropout = parts[0].dropped.data != nullptr;
-  if (with_dropout) drop_inputs(batch, layer, x, parts);
-
-  struct GradientTask {
-    int64_t owner;  // index in batch.adapters
-    const LinearPart* part;
-    int matrix;     // 0: A, one panel of columns; 1: B, a block of row tiles
-    int64_t index;
-  };
-  std::vector<GradientTask> gradients;
-  for (size_t a = 0; a < batch.adapters.size(); ++a)
-    for (const LinearPart& part : parts) {
-      const LoraMatrices& m = batch.adapters[a].first->at(layer, part.module);
-      if (m.in == 0) continue;
-      for (int64_t p = 0; p < panel_count(m.in); ++p) gradients.push_back({static_cast<int64_t>(a), &part, 0, p});
-      for (int64_t b = 0; b < ceil_div(RowTiles(m.out).count, kGradientTiles); ++b)
-        gradients.push_back({static_cast<int64_t>(a), &part, 1, b});
-    }
-  const std::vector<DropTile> dropped = with_dropout && dx.data ? drop_tiles(batch) : std::vector<DropTile>();
+  const std::vector<DropTile> dropped = dx.data ? drop_tiles(batch) : std::vector<DropTile>();
   const int64_t panels = dx.data ? panel_count(in) : 0;
   const int64_t per_block = block_tiles(tile_count, panel_count(in), threads_), blocks = ceil_div(tile_count, per_block);
 
@@ -309,7 +291,7 @@ void CpuBackend::linear_backward(const Batch& batch, int layer, Matrix x, const 
       }
     }
 
-#pragma omp for schedule(dynamic, 2) nowait
+#pragma omp for schedule(dynamic, 2)
     for (int64_t task = 0; task < blocks * panels; ++task) {
       const int64_t first = task / panels * per_block, count = std::min(per_block, tile_count - first);
       const int64_t p = task % panels;
@@ -344,6 +326,65 @@ void CpuBackend::linear_backward(const Batch& batch, int layer, Matrix x, const 
           });
     }
 
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < static_cast<int64_t>(dropped.size()); ++task) {
+      const DropTile& tile = dropped[static_cast<size_t>(task)];
+      const Segment& segment = *tile.segment;
+      const Adapter& adapter = *segment.adapter;
+      const float probability = adapter.config.dropout, keep = 1.0f / (1.0f - probability);
+      for (const LinearPart& part : parts) {
+        const LoraMatrices& m = adapter.at(layer, part.module);
+        if (m.in == 0) continue;
+        const DropoutMask mask(adapter.config.seed, segment.dropout_key, layer, part.module, probability);
+        const float* up_back = working_panels(adapter, m).up_back;
+        const float* strip = static_cast<float*>(part.strip_grad) + segment.strip + tile.first * adapter.strip_columns;
+        for (int64_t c = 0; c < in; c += DropoutMask::kChunk) {
+          float factor[kMaxTileRows][DropoutMask::kChunk];
+          for (int r = 0; r < tile.rows; ++r) mask.factors(tile.first + r, c, keep, factor[r]);
+          for (int64_t p = c / kPanel; p < panel_count(in) && p * kPanel < c + DropoutMask::kChunk; ++p) {
+            const int vectors = panel_vectors(in, p);
+            const Part chain{strip, adapter.strip_columns, 1, up_back + p * kPanel * adapter.rank, vectors * kLanes,
+                             adapter.rank};
+            tile_chain(tile.rows, vectors, &chain, 1, false, acc);
+            const int64_t real = std::min<int64_t>(kPanel, in - p * kPanel);
+            for (int r = 0; r < tile.rows; ++r) {
+              float* out = f32(dx) + (segment.start + tile.first + r) * dx.ld + p * kPanel;
+              const float* f_row = factor[r] + p * kPanel - c;
+              for_vectors(real, [&](int64_t i, int64_t lanes) {
+                const Vec f = load(f_row + i), before = load(out + i);
+                store_lanes(out + i, select(f == 0.0f, before, round(before + f * load(acc + r * kPanel + i))), lanes);
+              });
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+void CpuBackend::adapter_gradients(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts) {
+  if (parts[0].dropped.data) drop_inputs(batch, layer, x, parts);
+
+  struct GradientTask {
+    int64_t owner;  // index in batch.adapters
+    const LinearPart* part;
+    int matrix;     // 0: A, one panel of columns; 1: B, a block of row tiles
+    int64_t index;
+  };
+  std::vector<GradientTask> gradients;
+  for (size_t a = 0; a < batch.adapters.size(); ++a)
+    for (const LinearPart& part : parts) {
+      const LoraMatrices& m = batch.adapters[a].first->at(layer, part.module);
+      if (m.in == 0) continue;
+      for (int64_t p = 0; p < panel_count(m.in); ++p) gradients.push_back({static_cast<int64_t>(a), &part, 0, p});
+      for (int64_t b = 0; b < ceil_div(RowTiles(m.out).count, kGradientTiles); ++b)
+        gradients.push_back({static_cast<int64_t>(a), &part, 1, b});
+    }
+
+#pragma omp parallel num_threads(threads_)
+  {
+    alignas(64) float acc[kTileElements];
+
 #pragma omp for schedule(dynamic, 2)
     for (int64_t task = 0; task < static_cast<int64_t>(gradients.size()); ++task) {
       const GradientTask& g = gradients[static_cast<size_t>(task)];
@@ -377,40 +418,6 @@ void CpuBackend::linear_backward(const Batch& batch, int layer, Matrix x, const 
               });
           }
         }
-    }
-
-#pragma omp for schedule(dynamic)
-    for (int64_t task = 0; task < static_cast<int64_t>(dropped.size()); ++task) {
-      const DropTile& tile = dropped[static_cast<size_t>(task)];
-      const Segment& segment = *tile.segment;
-      const Adapter& adapter = *segment.adapter;
-      const float probability = adapter.config.dropout, keep = 1.0f / (1.0f - probability);
-      for (const LinearPart& part : parts) {
-        const LoraMatrices& m = adapter.at(layer, part.module);
-        if (m.in == 0) continue;
-        const DropoutMask mask(adapter.config.seed, segment.dropout_key, layer, part.module, probability);
-        const float* up_back = working_panels(adapter, m).up_back;
-        const float* strip = static_cast<float*>(part.strip_grad) + segment.strip + tile.first * adapter.strip_columns;
-        for (int64_t c = 0; c < in; c += DropoutMask::kChunk) {
-          float factor[kMaxTileRows][DropoutMask::kChunk];
-          for (int r = 0; r < tile.rows; ++r) mask.factors(tile.first + r, c, keep, factor[r]);
-          for (int64_t p = c / kPanel; p < panel_count(in) && p * kPanel < c + DropoutMask::kChunk; ++p) {
-            const int vectors = panel_vectors(in, p);
-            const Part chain{strip, adapter.strip_columns, 1, up_back + p * kPanel * adapter.rank, vectors * kLanes,
-                             adapter.rank};
-            tile_chain(tile.rows, vectors, &chain, 1, false, acc);
-            const int64_t real = std::min<int64_t>(kPanel, in - p * kPanel);
-            for (int r = 0; r < tile.rows; ++r) {
-              float* out = f32(dx) + (segment.start + tile.first + r) * dx.ld + p * kPanel;
-              const float* f_row = factor[r] + p * kPanel - c;
-              for_vectors(real, [&](int64_t i, int64_t lanes) {
-                const Vec f = load(f_row + i), before = load(out + i);
-                store_lanes(out + i, select(f == 0.0f, before, round(before + f * load(acc + r * kPanel + i))), lanes);
-              });
-            }
-          }
-        }
-      }
     }
   }
 }

@@ -1,6 +1,7 @@
 #include <omp.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 
@@ -18,6 +19,15 @@ constexpr int64_t kHugePage = 2 << 20;
 
 CpuBackend::CpuBackend(const BackendOptions& options)
     : threads_(options.threads > 0 ? options.threads : omp_get_max_threads()), bf16_(options.compute == TL_COMPUTE_BF16) {}
+
+// Whole 64-byte lines, and never a multiple of 1 KiB, where the rows of a tile would fall into few cache sets.
+int64_t CpuBackend::leading_dimension(int64_t columns) const {
+  const int64_t padded = round_up(columns, 16);
+  return padded % 256 == 0 ? padded + 16 : padded;
+}
+
+// Enough rows to feed the GEMM, few enough that logits stay a small part of the step.
+int64_t CpuBackend::head_chunk(int64_t vocab) const { return std::clamp<int64_t>((int64_t{1} << 22) / vocab, 128, 1024); }
 
 void* CpuBackend::allocate(int64_t bytes) {
   const int64_t align = bytes >= 2 * kHugePage ? kHugePage : kAlign;

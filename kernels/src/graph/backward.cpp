@@ -1,5 +1,7 @@
-// forward.cpp read upwards. Norms, rope and silu are recomputed from what forward saved; no GEMM is. Frozen weights get no
-// gradient, and layer 0 no dX for q, k, v: the embedding below it is frozen.
+// forward.cpp read upwards. Norms, rope and silu are recomputed from what forward saved; GEMMs and attention only as far as
+// buffers.recompute says. Frozen weights get no gradient, and layer 0 no dX for q, k, v: the embedding below it is frozen.
+//
+// A group of linears is always linear_backward, then adapter_gradients, before any input of either is overwritten.
 #include "graph/step.h"
 
 namespace tlora {
@@ -21,32 +23,52 @@ void backward(const Model& model, const Batch& batch, StepBuffers& buffers) {
   const int64_t n = batch.tokens;
   const int64_t v_first = model.module_out(TL_Q_PROJ) + model.module_out(TL_K_PROJ);
   const Matrix dh = buffers.dhidden;
-  const bool needs_act = any_target(batch, 1u << TL_DOWN_PROJ);
-  const bool needs_mlp_input = any_target(batch, 1u << TL_GATE_PROJ | 1u << TL_UP_PROJ);
-  const bool needs_attention_input = any_target(batch, 1u << TL_Q_PROJ | 1u << TL_K_PROJ | 1u << TL_V_PROJ);
+  const Matrix dact = buffers.act;  // forward's act is not read again: swiglu_backward gives it
+  const bool down_targeted = any_target(batch, 1u << TL_DOWN_PROJ);
+  const bool mlp_targeted = any_target(batch, 1u << TL_GATE_PROJ | 1u << TL_UP_PROJ);
+  const bool o_targeted = any_target(batch, 1u << TL_O_PROJ);
+  const bool attention_targeted = any_target(batch, 1u << TL_Q_PROJ | 1u << TL_K_PROJ | 1u << TL_V_PROJ);
 
   for (int i = c.layers - 1; i >= 0; --i) {
     const LayerWeights& w = model.layer(i);
     LayerBuffers& b = buffers.layer(i);
     const Matrix h = buffers.hidden_in(i);
 
-    if (needs_act) backend.swiglu_forward(b.gate_up, n, c.intermediate, buffers.act);
-    backend.linear_backward(batch, i, buffers.act, single_linear(model, batch, i, TL_DOWN_PROJ, buffers, dh), buffers.dact);
-    backend.swiglu_backward(b.gate_up, buffers.dact, n, c.intermediate);
-    if (needs_mlp_input)
-      backend.rmsnorm_forward(b.middle, w.post_norm, c.rms_eps, nullptr, n, c.hidden, buffers.normed, nullptr);
-    backend.linear_backward(batch, i, buffers.normed, mlp_inputs(model, batch, i, buffers, b.gate_up), buffers.dnormed);
+    // Whether x1, q and k, and x2, are this layer's: forward left the last layer's in all shared buffers.
+    const bool last = i + 1 == c.layers;
+    const bool attention_at_hand = last || buffers.recompute == TL_RECOMPUTE_LAYER;
+    const bool mlp_at_hand = last || buffers.recompute != TL_RECOMPUTE_NOTHING;
+    if (!last && attention_at_hand) attention_half(model, batch, i, buffers);
+    if (!last && mlp_at_hand) mlp_half(model, batch, i, buffers);
+
+    const auto down = single_linear(model, batch, i, TL_DOWN_PROJ, buffers, dh);
+    backend.linear_backward(batch, i, down, dact);
+    backend.swiglu_backward(b.gate_up, dact, n, c.intermediate, down_targeted ? dact : Matrix{});  // dact becomes act
+    if (down_targeted) backend.adapter_gradients(batch, i, dact, down);
+
+    const auto mlp = mlp_inputs(model, batch, i, buffers, b.gate_up);
+    backend.linear_backward(batch, i, mlp, buffers.dnormed);
+    if (mlp_targeted) {
+      if (!mlp_at_hand) backend.rmsnorm_forward(b.middle, w.post_norm, c.rms_eps, nullptr, n, c.hidden, buffers.x2, nullptr);
+      backend.adapter_gradients(batch, i, buffers.x2, mlp);
+    }
     backend.rmsnorm_backward(buffers.dnormed, b.middle, w.post_norm, b.post_rstd, nullptr, n, c.hidden, &dh, dh);
 
-    backend.linear_backward(batch, i, b.attention, single_linear(model, batch, i, TL_O_PROJ, buffers, dh), buffers.dattention);
-    backend.rope_forward(batch, shape, b.qkv, w.q_norm, w.k_norm, c.rms_eps, buffers.rope, buffers.q, buffers.k);
+    const auto o = single_linear(model, batch, i, TL_O_PROJ, buffers, dh);
+    backend.linear_backward(batch, i, o, buffers.dattention);
+    if (o_targeted) backend.adapter_gradients(batch, i, b.attention, o);
+    if (!attention_at_hand)
+      backend.rope_forward(batch, shape, b.qkv, w.q_norm, w.k_norm, c.rms_eps, buffers.rope, buffers.q, buffers.k);
     backend.attention_backward(batch, shape, buffers.q, buffers.k, columns(b.qkv, v_first, backend.activation_bytes()),
                                b.attention, b.lse, buffers.dattention, buffers.dqkv, buffers.attention_scratch);
     backend.rope_backward(batch, shape, b.qkv, w.q_norm, w.k_norm, c.rms_eps, buffers.rope, buffers.dqkv);
-    if (needs_attention_input)
-      backend.rmsnorm_forward(h, w.input_norm, c.rms_eps, nullptr, n, c.hidden, buffers.normed, nullptr);
-    backend.linear_backward(batch, i, buffers.normed, attention_inputs(model, batch, i, buffers, buffers.dqkv),
-                            i > 0 ? buffers.dnormed : Matrix{});
+
+    const auto qkv = attention_inputs(model, batch, i, buffers, buffers.dqkv);
+    backend.linear_backward(batch, i, qkv, i > 0 ? buffers.dnormed : Matrix{});
+    if (attention_targeted) {
+      if (!attention_at_hand) backend.rmsnorm_forward(h, w.input_norm, c.rms_eps, nullptr, n, c.hidden, buffers.x1, nullptr);
+      backend.adapter_gradients(batch, i, buffers.x1, qkv);
+    }
     if (i > 0) backend.rmsnorm_backward(buffers.dnormed, h, w.input_norm, b.input_rstd, nullptr, n, c.hidden, &dh, dh);
   }
 }

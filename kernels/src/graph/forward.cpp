@@ -41,29 +41,43 @@ std::vector<LinearPart> single_linear(const Model& model, const Batch& batch, in
   return {part_of(model, batch, layer, module, 0, buffers, y)};
 }
 
-void forward(const Model& model, const Batch& batch, const int32_t* tokens, StepBuffers& buffers) {
+void attention_half(const Model& model, const Batch& batch, int layer, StepBuffers& buffers) {
   Backend& backend = model.backend();
   const ModelConfig& c = model.config();
+  const LayerWeights& w = model.layer(layer);
   const AttentionShape shape = model.attention();
-  const int64_t n = batch.tokens;
   const int64_t v_first = model.module_out(TL_Q_PROJ) + model.module_out(TL_K_PROJ);
+  LayerBuffers& b = buffers.layer(layer);
+  const Matrix h = buffers.hidden_in(layer);
 
-  backend.embed(model.embedding(), tokens, n, buffers.hidden_in(0));
+  backend.rmsnorm_forward(h, w.input_norm, c.rms_eps, nullptr, batch.tokens, c.hidden, buffers.x1, b.input_rstd);
+  backend.linear_forward(batch, layer, buffers.x1, attention_inputs(model, batch, layer, buffers, b.qkv), nullptr);
+  backend.rope_forward(batch, shape, b.qkv, w.q_norm, w.k_norm, c.rms_eps, buffers.rope, buffers.q, buffers.k);
+  backend.attention_forward(batch, shape, buffers.q, buffers.k, columns(b.qkv, v_first, backend.activation_bytes()),
+                            b.attention, b.lse, buffers.attention_scratch);
+  backend.linear_forward(batch, layer, b.attention, single_linear(model, batch, layer, TL_O_PROJ, buffers, b.middle), &h);
+}
+
+void mlp_half(const Model& model, const Batch& batch, int layer, StepBuffers& buffers) {
+  Backend& backend = model.backend();
+  const ModelConfig& c = model.config();
+  LayerBuffers& b = buffers.layer(layer);
+
+  backend.rmsnorm_forward(b.middle, model.layer(layer).post_norm, c.rms_eps, nullptr, batch.tokens, c.hidden, buffers.x2,
+                          b.post_rstd);
+  backend.linear_forward(batch, layer, buffers.x2, mlp_inputs(model, batch, layer, buffers, b.gate_up), nullptr);
+}
+
+void forward(const Model& model, const Batch& batch, StepBuffers& buffers) {
+  Backend& backend = model.backend();
+  const ModelConfig& c = model.config();
+
+  backend.embed(model.embedding(), buffers.tokens, batch.tokens, buffers.hidden_in(0));
   for (int i = 0; i < c.layers; ++i) {
-    const LayerWeights& w = model.layer(i);
     LayerBuffers& b = buffers.layer(i);
-    const Matrix h = buffers.hidden_in(i);
-
-    backend.rmsnorm_forward(h, w.input_norm, c.rms_eps, nullptr, n, c.hidden, buffers.normed, b.input_rstd);
-    backend.linear_forward(batch, i, buffers.normed, attention_inputs(model, batch, i, buffers, b.qkv), nullptr);
-    backend.rope_forward(batch, shape, b.qkv, w.q_norm, w.k_norm, c.rms_eps, buffers.rope, buffers.q, buffers.k);
-    backend.attention_forward(batch, shape, buffers.q, buffers.k, columns(b.qkv, v_first, backend.activation_bytes()),
-                              b.attention, b.lse, buffers.attention_scratch);
-    backend.linear_forward(batch, i, b.attention, single_linear(model, batch, i, TL_O_PROJ, buffers, b.middle), &h);
-
-    backend.rmsnorm_forward(b.middle, w.post_norm, c.rms_eps, nullptr, n, c.hidden, buffers.normed, b.post_rstd);
-    backend.linear_forward(batch, i, buffers.normed, mlp_inputs(model, batch, i, buffers, b.gate_up), nullptr);
-    backend.swiglu_forward(b.gate_up, n, c.intermediate, buffers.act);
+    attention_half(model, batch, i, buffers);
+    mlp_half(model, batch, i, buffers);
+    backend.swiglu_forward(b.gate_up, batch.tokens, c.intermediate, buffers.act);
     backend.linear_forward(batch, i, buffers.act,
                            single_linear(model, batch, i, TL_DOWN_PROJ, buffers, buffers.hidden_in(i + 1)), &b.middle);
   }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
+#include <limits>
 
 #include "error.h"
 
@@ -10,8 +12,20 @@ namespace {
 
 const char* const kModuleNames[kModules] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
                                             "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
+// The modules that share their input, as first and count.
+constexpr std::pair<int, int> kGroups[] = {{TL_Q_PROJ, 3}, {TL_O_PROJ, 1}, {TL_GATE_PROJ, 2}, {TL_DOWN_PROJ, 1}};
 
+// Of one table.
 int64_t rope_bytes(int64_t positions, int64_t head_dim) { return positions * (head_dim / 2) * 4; }
+
+int32_t recompute_of_environment() {
+  const char* name = std::getenv("TLORA_RECOMPUTE");
+  if (!name || !*name) return -1;
+  const char* const names[] = {"nothing", "mlp", "layer"};
+  for (int32_t policy = TL_RECOMPUTE_NOTHING; policy <= TL_RECOMPUTE_LAYER; ++policy)
+    if (std::string(name) == names[policy]) return policy;
+  throw Error(TL_INVALID_ARGUMENT, std::string("TLORA_RECOMPUTE must be nothing, mlp or layer, got ") + name);
+}
 
 }  // namespace
 
@@ -35,7 +49,10 @@ int64_t Model::module_out(int module) const {
 }
 
 Model::Model(const std::string& folder, std::unique_ptr<Backend> backend, int32_t compute)
-    : config_(load_model_config(folder)), compute_(compute), backend_(std::move(backend)) {
+    : config_(load_model_config(folder)),
+      compute_(compute),
+      backend_(std::move(backend)),
+      forced_recompute_(recompute_of_environment()) {
   const WeightFiles files(folder);
   // Checkpoints saved from the bare decoder (AutoModel) lack the "model." prefix.
   const std::string prefix = files.has("model.embed_tokens.weight") ? "model." : "";
@@ -45,21 +62,34 @@ Model::Model(const std::string& folder, std::unique_ptr<Backend> backend, int32_
     weight_bytes_ += width * 4;
     return backend_->pack_vector(tensor);
   };
-  auto linear = [&](const std::string& name, int64_t out, int64_t in, bool with_bias) {
-    const TensorView* bias = with_bias ? &files.get(name + ".bias", {out}) : nullptr;
-    auto packed = backend_->pack_linear(files.get(name + ".weight", {out, in}), bias);
+  auto source = [&](const std::string& name, int64_t out, int64_t in, bool with_bias) {
+    WeightSource found;
+    if (with_bias) found.bias = &files.get(name + ".bias", {out});
+    found.weight = &files.get(name + ".weight", {out, in});
     parameters_ += out * in + (with_bias ? out : 0);
-    weight_bytes_ += packed->resident_bytes;
+    return found;
+  };
+  auto group = [&](const std::vector<WeightSource>& sources) {
+    auto packed = backend_->pack_group(sources);
+    for (const auto& linear : packed) weight_bytes_ += linear->resident_bytes;
     return packed;
+  };
+  auto matrix = [&](const std::string& name) {  // [vocab, hidden]
+    return std::move(group({source(name, config_.vocab, config_.hidden, false)})[0]);
   };
   try {
     layers_.resize(static_cast<size_t>(config_.layers));
     for (int32_t i = 0; i < config_.layers; ++i) {
       LayerWeights& layer = layers_[static_cast<size_t>(i)];
       const std::string at = "layers." + std::to_string(i) + ".";
-      for (int module = 0; module < kModules; ++module)
-        layer.linear[module] = linear(prefix + at + kModuleNames[module], module_out(module), module_in(module),
-                                      config_.qkv_bias && module <= TL_V_PROJ);
+      for (const auto& [first, count] : kGroups) {
+        std::vector<WeightSource> sources;
+        for (int module = first; module < first + count; ++module)
+          sources.push_back(source(prefix + at + kModuleNames[module], module_out(module), module_in(module),
+                                   config_.qkv_bias && module <= TL_V_PROJ));
+        auto packed = group(sources);
+        for (int j = 0; j < count; ++j) layer.linear[first + j] = std::move(packed[static_cast<size_t>(j)]);
+      }
       layer.input_norm = vector(at + "input_layernorm.weight", config_.hidden);
       layer.post_norm = vector(at + "post_attention_layernorm.weight", config_.hidden);
       if (config_.qk_norm) {
@@ -69,11 +99,17 @@ Model::Model(const std::string& folder, std::unique_ptr<Backend> backend, int32_
     }
     final_norm_ = vector("norm.weight", config_.hidden);
     if (config_.tied_embeddings) {
-      head_ = linear(prefix + "embed_tokens", config_.vocab, config_.hidden, false);
+      head_ = matrix(prefix + "embed_tokens");
     } else {
-      embedding_ = linear(prefix + "embed_tokens", config_.vocab, config_.hidden, false);
-      head_ = linear("lm_head", config_.vocab, config_.hidden, false);
+      embedding_ = matrix(prefix + "embed_tokens");
+      head_ = matrix("lm_head");
     }
+    int64_t in[kModules], out[kModules];
+    for (int module = 0; module < kModules; ++module) {
+      in[module] = module_in(module);
+      out[module] = module_out(module);
+    }
+    backend_->set_modules(config_.layers, in, out);
   } catch (...) {
     release();
     throw;
@@ -96,8 +132,7 @@ void Model::release() noexcept {
     free(layer.k_norm, config_.head_dim * 4);
   }
   free(final_norm_, config_.hidden * 4);
-  free(rope_.cosine, rope_bytes(rope_.positions, config_.head_dim));
-  free(rope_.sine, rope_bytes(rope_.positions, config_.head_dim));
+  release_rope();
   if (workspace_) backend_->release(workspace_, workspace_bytes_);
 }
 
@@ -110,7 +145,6 @@ Adapter& Model::add_adapter(const tl_adapter_config& config, uint64_t handle) {
   adapter->scale = static_cast<float>(
       config.rslora ? config.alpha / std::sqrt(static_cast<double>(config.rank)) : config.alpha / static_cast<double>(config.rank));
   adapter->matrices.resize(static_cast<size_t>(config_.layers) * kModules);
-  int64_t working = 0;
   for (int32_t layer = 0; layer < config_.layers; ++layer)
     for (int module = 0; module < kModules; ++module) {
       if (!(config.target_modules >> module & 1u)) continue;
@@ -120,34 +154,27 @@ Adapter& Model::add_adapter(const tl_adapter_config& config, uint64_t handle) {
       m.a = adapter->elements;
       m.b = m.a + m.in * adapter->rank;
       adapter->elements = m.b + m.out * adapter->rank;
-      m.working = working;
-      working += backend_->working_elements(m.in, m.out, adapter->rank);
     }
-  adapter->working_bytes = working * backend_->working_element_bytes();
+  Adapter& added = *adapters_.emplace(handle, std::move(adapter)).first->second;
   try {
-    for (float*& state : adapter->state) state = static_cast<float*>(backend_->allocate(adapter->elements * 4));
-    adapter->working = backend_->allocate(adapter->working_bytes);
-    backend_->adapter_init(*adapter);
-    Adapter& added = *adapter;
-    adapters_.emplace(handle, std::move(adapter));
-    adapter_bytes_ += added.elements * 16 + added.working_bytes;
-    return added;
+    backend_->adapter_attach(added);
   } catch (...) {
-    if (adapter) {
-      for (float* state : adapter->state)
-        if (state) backend_->release(state, adapter->elements * 4);
-      if (adapter->working) backend_->release(adapter->working, adapter->working_bytes);
-    }
+    adapters_.erase(handle);
     throw;
   }
+  try {
+    backend_->adapter_init(added);
+  } catch (...) {
+    remove_adapter(handle);
+    throw;
+  }
+  return added;
 }
 
 void Model::remove_adapter(uint64_t handle) {
   const auto it = adapters_.find(handle);
-  Adapter& adapter = *it->second;
-  for (float* state : adapter.state) backend_->release(state, adapter.elements * 4);
-  backend_->release(adapter.working, adapter.working_bytes);
-  adapter_bytes_ -= adapter.elements * 16 + adapter.working_bytes;
+  backend_->adapter_detach(*it->second);
+  with_gradient_.erase(it->second.get());
   adapters_.erase(it);
 }
 
@@ -168,6 +195,46 @@ std::vector<tl_tensor_desc> Model::adapter_layout(const Adapter& adapter) const 
   return tensors;
 }
 
+void Model::export_state(Adapter& adapter, int32_t state, float* values) {
+  if (adapter.offloaded && state == TL_STATE_GRADIENT) {
+    std::fill_n(values, adapter.elements, 0.0f);
+    return;
+  }
+  const bool fetch = adapter.offloaded && state != TL_STATE_WEIGHTS;
+  if (fetch) backend_->adapter_restore(adapter);
+  backend_->download(values, adapter.state[state], adapter.elements * 4);
+  if (fetch) backend_->adapter_offload(adapter);
+}
+
+void Model::import_state(Adapter& adapter, int32_t state, const float* values) {
+  if (state == TL_STATE_GRADIENT) {
+    // Marked before the upload: a failed one leaves anything.
+    with_gradient_.insert(&adapter);
+    backend_->upload(adapter.state[state], values, adapter.elements * 4);
+    if (std::all_of(values, values + adapter.elements, [](float v) { return v == 0.0f; })) with_gradient_.erase(&adapter);
+    return;
+  }
+  backend_->upload(adapter.state[state], values, adapter.elements * 4);
+  backend_->adapter_refresh(adapter);
+}
+
+void Model::clear_gradient(Adapter& adapter) {
+  if (!adapter.offloaded) backend_->zero(adapter.state[TL_STATE_GRADIENT], adapter.elements * 4);
+  with_gradient_.erase(&adapter);
+}
+
+void Model::optimizer_step(std::vector<OptimizerTask>& tasks) {
+  backend_->adamw(tasks);
+  for (const OptimizerTask& task : tasks) with_gradient_.erase(task.adapter);
+}
+
+void Model::gradients_touched(const Batch& batch) {
+  for (const auto& owner : batch.adapters) with_gradient_.insert(owner.first);
+}
+
+void Model::offload_adapter(Adapter& adapter) { backend_->adapter_offload(adapter); }
+void Model::restore_adapter(Adapter& adapter) { backend_->adapter_restore(adapter); }
+
 void Model::describe(tl_model_info& info) const {
   info.architecture = config_.architecture;
   info.hidden = config_.hidden;
@@ -182,7 +249,12 @@ void Model::describe(tl_model_info& info) const {
   info.compute = compute_;
   info.parameters = parameters_;
   info.weight_bytes = weight_bytes_;
-  info.adapter_bytes = adapter_bytes_;
+  info.adapter_bytes = 0;
+  for (const auto& [handle, adapter] : adapters_) {
+    info.adapter_bytes += adapter->working_bytes;
+    for (const float* state : adapter->state)
+      if (state) info.adapter_bytes += adapter->elements * 4;
+  }
   info.workspace_bytes = workspace_bytes_ + 2 * rope_bytes(rope_.positions, config_.head_dim);
 }
 
@@ -194,11 +266,35 @@ void Model::estimate(tl_memory_request& request) const {
   shape.loss_rows = request.loss_tokens;
   // A row carries its own adapter's strip only; which rows are whose is not asked, so the mean width stands for all.
   shape.strip_elements = request.adapters ? request.tokens * request.strip_columns / request.adapters : 0;
+  shape.strip_columns = request.strip_columns;
+  shape.dropout = request.dropout != 0;
   shape.train = true;
-  const StepBuffers buffers = place_buffers(*this, shape, nullptr);
-  request.step_bytes = buffers.bytes + 2 * rope_bytes(buffers.rope_positions, config_.head_dim);
-  // Four fp32 states, and two working copies of every matrix.
-  request.adapter_bytes = request.adapter_parameters * (16 + 2 * backend_->working_element_bytes());
+  // Four fp32 states and the working copies.
+  request.adapter_bytes = request.adapter_parameters * 16 + backend_->working_bytes(request.adapter_parameters);
+  const Plan plan = this->plan(shape, request.adapter_bytes);
+  request.recompute = plan.shape.recompute;
+  request.step_bytes = plan.step;
+  request.available_bytes = plan.available;
+  request.fits = plan.fits;
+}
+
+Model::Plan Model::plan(const StepShape& shape, int64_t beside) const {
+  Plan plan;
+  plan.shape = shape;
+  const bool forced = forced_recompute_ >= 0;
+  const int32_t first = shape.train && forced ? forced_recompute_ : TL_RECOMPUTE_NOTHING;
+  const int32_t last = !shape.train ? first : forced ? forced_recompute_ : TL_RECOMPUTE_LAYER;
+  const int64_t free = backend_->free_bytes();
+  for (plan.shape.recompute = first;; ++plan.shape.recompute) {
+    const StepBuffers sizes = place_buffers(*this, plan.shape, nullptr);
+    const int64_t rope = 2 * rope_bytes(sizes.rope_positions, config_.head_dim);
+    plan.step = sizes.bytes + rope;
+    // What the step itself has taken already is free to it; of rope tables that are longer than it needs, only its part.
+    const int64_t own = workspace_bytes_ + std::min(rope, 2 * rope_bytes(rope_.positions, config_.head_dim));
+    plan.available = free == std::numeric_limits<int64_t>::max() ? free : free + own;
+    plan.fits = beside <= plan.available && plan.step <= plan.available - beside;
+    if (plan.fits || plan.shape.recompute == last) return plan;
+  }
 }
 
 void Model::ensure_rope(int64_t positions) {
@@ -211,35 +307,44 @@ void Model::ensure_rope(int64_t positions) {
       cosine[static_cast<size_t>(p * half + i)] = std::cos(angle);
       sine[static_cast<size_t>(p * half + i)] = std::sin(angle);
     }
-  RopeTable grown;
-  grown.positions = positions;
-  grown.cosine = static_cast<float*>(backend_->allocate(bytes));
+  release_rope();  // first: plan() counts on its memory
+  rope_.positions = positions;
   try {
-    grown.sine = static_cast<float*>(backend_->allocate(bytes));
+    rope_.cosine = static_cast<float*>(backend_->allocate(bytes));
+    rope_.sine = static_cast<float*>(backend_->allocate(bytes));
+    backend_->upload(rope_.cosine, cosine.data(), bytes);
+    backend_->upload(rope_.sine, sine.data(), bytes);
   } catch (...) {
-    backend_->release(grown.cosine, bytes);
+    release_rope();
     throw;
   }
-  backend_->upload(grown.cosine, cosine.data(), bytes);
-  backend_->upload(grown.sine, sine.data(), bytes);
-  if (rope_.cosine) {
-    backend_->release(rope_.cosine, rope_bytes(rope_.positions, config_.head_dim));
-    backend_->release(rope_.sine, rope_bytes(rope_.positions, config_.head_dim));
-  }
-  rope_ = grown;
+}
+
+void Model::release_rope() noexcept {
+  const int64_t bytes = rope_bytes(rope_.positions, config_.head_dim);
+  if (rope_.cosine) backend_->release(rope_.cosine, bytes);
+  if (rope_.sine) backend_->release(rope_.sine, bytes);
+  rope_ = {};
 }
 
 StepBuffers Model::prepare(const StepShape& shape) {
-  const StepBuffers sizes = place_buffers(*this, shape, nullptr);
-  ensure_rope(sizes.rope_positions);
-  if (sizes.bytes > workspace_bytes_) {
-    if (workspace_) backend_->release(workspace_, workspace_bytes_);
+  const Plan plan = this->plan(shape, 0);
+  if (!plan.fits)
+    throw Error(TL_OUT_OF_MEMORY, "n: a step of " + std::to_string(shape.tokens) + " tokens needs " + std::to_string(plan.step) +
+                                      " bytes at the least, and the device has " + std::to_string(plan.available) + " for it");
+  const StepBuffers sizes = place_buffers(*this, plan.shape, nullptr);
+  const bool grow = sizes.bytes > workspace_bytes_;
+  if (grow && workspace_) {
+    backend_->release(workspace_, workspace_bytes_);
     workspace_ = nullptr;
     workspace_bytes_ = 0;
+  }
+  ensure_rope(sizes.rope_positions);
+  if (grow) {
     workspace_ = backend_->allocate(sizes.bytes);
     workspace_bytes_ = sizes.bytes;
   }
-  StepBuffers buffers = place_buffers(*this, shape, workspace_);
+  StepBuffers buffers = place_buffers(*this, plan.shape, workspace_);
   buffers.rope = rope_;
   return buffers;
 }

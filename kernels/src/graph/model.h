@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -45,18 +46,41 @@ class Model {
   void remove_adapter(uint64_t handle);
   Adapter* find_adapter(uint64_t handle) const;
   std::vector<tl_tensor_desc> adapter_layout(const Adapter& adapter) const;
+  // Any state of any slot: what an offloaded slot's memory does not hold is fetched, and its gradient is zero.
+  void export_state(Adapter& adapter, int32_t state, float* values);
+  void import_state(Adapter& adapter, int32_t state, const float* values);
+  void clear_gradient(Adapter& adapter);
+  void optimizer_step(std::vector<OptimizerTask>& tasks);
+  void offload_adapter(Adapter& adapter);  // its gradient is zero
+  void restore_adapter(Adapter& adapter);
+  // False only when it is certain that the slot's gradient is zero.
+  bool may_have_gradient(const Adapter& adapter) const { return with_gradient_.count(&adapter) > 0; }
+  void gradients_touched(const Batch& batch);
 
   // ---- memory
   void describe(tl_model_info& info) const;
   void estimate(tl_memory_request& request) const;
-  // Buffers for a step of this shape; grows the workspace when needed. cos and sin cover shape.longest positions.
+  // Buffers for a step of this shape, under the first recompute policy that fits; grows the workspace when needed. cos and
+  // sin cover shape.longest positions. Throws Error(TL_OUT_OF_MEMORY) before anything changes when no policy fits.
   StepBuffers prepare(const StepShape& shape);
+  // One policy (TL_RECOMPUTE_*) for all steps from now on, or -1: the first that fits. The environment variable
+  // TLORA_RECOMPUTE = nothing | mlp | layer is the same for every model opened under it.
+  void force_recompute(int32_t policy) { forced_recompute_ = policy; }
 
   std::mutex mutex;  // one call at a time
 
  private:
   void release() noexcept;
   void ensure_rope(int64_t positions);
+  void release_rope() noexcept;
+  // The first policy under which the step and `beside` bytes more fit, or else the last.
+  struct Plan {
+    StepShape shape;
+    int64_t step = 0;       // workspace and rope tables
+    int64_t available = 0;  // for the step and what is beside it
+    bool fits = false;
+  };
+  Plan plan(const StepShape& shape, int64_t beside) const;
 
   ModelConfig config_;
   int32_t compute_;
@@ -67,8 +91,9 @@ class Model {
   float* final_norm_ = nullptr;
   int64_t parameters_ = 0;
   int64_t weight_bytes_ = 0;
-  int64_t adapter_bytes_ = 0;
+  int32_t forced_recompute_ = -1;
   std::map<uint64_t, std::unique_ptr<Adapter>> adapters_;
+  std::set<const Adapter*> with_gradient_;
   void* workspace_ = nullptr;
   int64_t workspace_bytes_ = 0;
   RopeTable rope_;

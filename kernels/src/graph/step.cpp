@@ -1,7 +1,6 @@
 #include "graph/step.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace tlora {
 
@@ -22,7 +21,10 @@ Batch make_batch(std::vector<Segment> segments, int64_t tokens, bool train) {
     if (!s.adapter) continue;
     auto owner = std::find_if(batch.adapters.begin(), batch.adapters.end(),
                               [&](const auto& entry) { return entry.first == s.adapter; });
-    if (owner == batch.adapters.end()) owner = batch.adapters.insert(owner, {s.adapter, {}});
+    if (owner == batch.adapters.end()) {
+      owner = batch.adapters.insert(owner, {s.adapter, {}});
+      batch.strip_columns += s.adapter->strip_columns;
+    }
     owner->second.push_back(static_cast<int32_t>(i));
   }
   return batch;
@@ -37,6 +39,7 @@ StepShape shape_of(const Batch& batch, int64_t loss_rows) {
   shape.longest = batch.longest;
   shape.loss_rows = loss_rows;
   shape.strip_elements = batch.strip_elements;
+  shape.strip_columns = batch.strip_columns;
   shape.train = batch.train;
   for (const auto& owner : batch.adapters) shape.dropout |= batch.dropout(owner.first) > 0;
   return shape;
@@ -64,18 +67,27 @@ void run_step(Model& model, const Batch& batch, const int32_t* tokens, const int
   std::vector<double> loss(rows.size());
   std::vector<uint8_t> correct(rows.size());
 
+  // Everything up at the start and down at the end: on a GPU a download waits for all work before it.
   StepBuffers b = model.prepare(shape_of(batch, loss_rows));
-  forward(model, batch, tokens, b);
+  backend.upload(b.tokens, tokens, batch.tokens * 4);
+  if (loss_rows) {
+    backend.upload(b.rows, rows.data(), loss_rows * 8);
+    backend.upload(b.targets, row_targets.data(), loss_rows * 4);
+    if (batch.train) backend.upload(b.scale, row_scale.data(), loss_rows * 4);
+  }
+  if (batch.train) model.gradients_touched(batch);
+  backend.begin_step(batch);
+  forward(model, batch, b);
 
   const Matrix last = b.hidden_in(c.layers);
   if (loss_rows)
-    backend.rmsnorm_forward(last, model.final_norm(), c.rms_eps, rows.data(), loss_rows, c.hidden, b.head_input, b.head_rstd);
+    backend.rmsnorm_forward(last, model.final_norm(), c.rms_eps, b.rows, loss_rows, c.hidden, b.head_input, b.head_rstd);
   for (int64_t first = 0; first < loss_rows; first += b.head_chunk) {
     const int64_t count = std::min(b.head_chunk, loss_rows - first);
     const Matrix x = columns(b.head_input, first * b.head_input.ld, element);
     backend.head_logits(x, count, model.head(), b.logits, b.logits_ld);
-    backend.cross_entropy(b.logits, b.logits_ld, count, c.vocab, row_targets.data() + first,
-                          batch.train ? row_scale.data() + first : nullptr, loss.data() + first, correct.data() + first);
+    backend.cross_entropy(b.logits, b.logits_ld, count, c.vocab, b.targets + first, batch.train ? b.scale + first : nullptr,
+                          b.loss + first, b.correct + first);
     if (batch.train)
       backend.head_backward(b.logits, b.logits_ld, count, model.head(), columns(b.head_dinput, first * b.head_dinput.ld, element));
   }
@@ -83,9 +95,13 @@ void run_step(Model& model, const Batch& batch, const int32_t* tokens, const int
   if (batch.train) {
     backend.zero(b.dhidden.data, batch.tokens * b.dhidden.ld * element);
     if (loss_rows)
-      backend.rmsnorm_backward(b.head_dinput, last, model.final_norm(), b.head_rstd, rows.data(), loss_rows, c.hidden, nullptr,
+      backend.rmsnorm_backward(b.head_dinput, last, model.final_norm(), b.head_rstd, b.rows, loss_rows, c.hidden, nullptr,
                                b.dhidden);
     backward(model, batch, b);
+  }
+  if (loss_rows) {
+    backend.download(loss.data(), b.loss, loss_rows * 8);
+    backend.download(correct.data(), b.correct, loss_rows);
   }
 
   size_t row = 0;
@@ -105,15 +121,20 @@ void run_logits(Model& model, const Batch& batch, const int32_t* tokens, const i
   Backend& backend = model.backend();
   const ModelConfig& c = model.config();
   StepBuffers b = model.prepare(shape_of(batch, row_count));
-  forward(model, batch, tokens, b);
-  backend.rmsnorm_forward(b.hidden_in(c.layers), model.final_norm(), c.rms_eps, rows, row_count, c.hidden, b.head_input,
+  backend.upload(b.tokens, tokens, batch.tokens * 4);
+  backend.upload(b.rows, rows, row_count * 8);
+  backend.begin_step(batch);
+  forward(model, batch, b);
+  backend.rmsnorm_forward(b.hidden_in(c.layers), model.final_norm(), c.rms_eps, b.rows, row_count, c.hidden, b.head_input,
                           b.head_rstd);
+  std::vector<float> chunk(static_cast<size_t>(b.head_chunk * b.logits_ld));
   for (int64_t first = 0; first < row_count; first += b.head_chunk) {
     const int64_t count = std::min(b.head_chunk, row_count - first);
     backend.head_logits(columns(b.head_input, first * b.head_input.ld, backend.activation_bytes()), count, model.head(),
                         b.logits, b.logits_ld);
+    backend.download(chunk.data(), b.logits, count * b.logits_ld * 4);
     for (int64_t i = 0; i < count; ++i)
-      backend.download(logits + (first + i) * c.vocab, b.logits + i * b.logits_ld, int64_t{c.vocab} * 4);
+      std::copy_n(chunk.data() + i * b.logits_ld, c.vocab, logits + (first + i) * c.vocab);
   }
 }
 

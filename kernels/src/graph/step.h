@@ -10,8 +10,13 @@ namespace tlora {
 // Runs, owners and strip offsets of a segment table whose adapters are already looked up.
 Batch make_batch(std::vector<Segment> segments, int64_t tokens, bool train);
 
-// Fills buffers.hidden_in(layers) from tokens; with batch.train everything backward needs stays in the buffers.
-void forward(const Model& model, const Batch& batch, const int32_t* tokens, StepBuffers& buffers);
+// Fills buffers.hidden_in(layers) from buffers.tokens; with batch.train everything backward needs stays in the buffers, or
+// can be made again from them (buffers.recompute).
+void forward(const Model& model, const Batch& batch, StepBuffers& buffers);
+
+// The halves of a layer's forward, up to the residual stream after attention and up to gate and up.
+void attention_half(const Model& model, const Batch& batch, int layer, StepBuffers& buffers);
+void mlp_half(const Model& model, const Batch& batch, int layer, StepBuffers& buffers);
 
 // From buffers.dhidden = dL/d(output of the last layer): adds every adapter's gradient to its slot.
 void backward(const Model& model, const Batch& batch, StepBuffers& buffers);

@@ -16,9 +16,11 @@ struct StepShape {
   int64_t segments = 0;
   int64_t longest = 0;
   int64_t loss_rows = 0;
-  int64_t strip_elements = 0;
+  int64_t strip_elements = 0;  // as in Batch
+  int64_t strip_columns = 0;
   bool dropout = false;
   bool train = false;
+  int32_t recompute = TL_RECOMPUTE_NOTHING;  // of training
 };
 
 struct LayerBuffers {
@@ -29,20 +31,30 @@ struct LayerBuffers {
   float* lse = nullptr;
   float* input_rstd = nullptr;
   float* post_rstd = nullptr;
-  void* strip[kModules] = {};
+  void* strip[kModules] = {};  // the strips of modules that share an input lie one after the other
 };
 
 struct StepBuffers {
   int64_t bytes = 0;
   int64_t rope_positions = 0;
+  int32_t recompute = TL_RECOMPUTE_NOTHING;
   RopeTable rope;
+  // Inputs and results of the step, on the device.
+  int32_t* tokens = nullptr;
+  int64_t* rows = nullptr;  // those that reach the head
+  int32_t* targets = nullptr;
+  float* scale = nullptr;
+  double* loss = nullptr;
+  uint8_t* correct = nullptr;
   // Saved for backward. In evaluation all layers share one set, and the residual stream alternates between two buffers.
+  // With recomputation layers share what backward makes again.
   std::vector<Matrix> hidden;  // input of layer i; [layers] is the output of the last
   std::vector<LayerBuffers> layers;
   // Shared scratch.
-  Matrix normed, q, k, act;
+  Matrix x1, x2;  // the normed inputs of q, k, v and of gate, up
+  Matrix q, k, act;
   void* attention_scratch = nullptr;
-  Matrix dhidden, dnormed, dqkv, dattention, dact;
+  Matrix dhidden, dnormed, dqkv, dattention;
   void* strip_grad[3] = {};
   Matrix dropped[3];  // only with dropout
   // Head.
@@ -58,9 +70,5 @@ struct StepBuffers {
 
 // base null: sizes only.
 StepBuffers place_buffers(const Model& model, const StepShape& shape, void* base);
-
-// Leading dimension for rows of `columns` elements: whole 64-byte lines of fp32, and never a multiple of 1 KiB, where the
-// rows of a tile would fall into few cache sets.
-int64_t leading_dimension(int64_t columns);
 
 }  // namespace tlora

@@ -1,0 +1,463 @@
+// The product of a group of linears on Hopper (struct Gemm): wgmma fed by the tensor copy engine.
+//
+// Clusters of two CTAs, persistent. A CTA owns 128 rows x BN columns of the output at a time, its partner the next 128 rows
+// of the same columns, so each loads half of the shared B operand and sends it to both. One warpgroup loads, two multiply
+// (64 rows each, fp32 sums in registers), with a ring of 64-deep stages in between.
+//
+// Order of sums, for every output element: k ascending in steps of 16, then the strips' slices of 16, parts and chunks
+// ascending. Tile width, stage count and grid decide only where and when: the width may be chosen freely from the shape.
+//
+// The adapters' strips are further stages after those of the base: a stage holds up to 64 strip columns of one adapter, of
+// which only its own 16-column slices are multiplied. So a row block pays for the adapters that have rows in it, not for all
+// of the batch. The two CTAs of a cluster may need different numbers of them; the shorter list is filled up with stages that
+// load nothing, because the ring's slots are shared.
+#include "cuda/hopper.h"
+#include "cuda/kernels.h"
+
+#include <algorithm>
+
+namespace tlora::cuda {
+namespace {
+
+constexpr int kBlockRows = 128;
+constexpr int kDepth = 64;  // elements of K per stage: one 128-byte row
+constexpr int kConsumers = 2;
+constexpr int kThreads = 128 * (1 + kConsumers);
+constexpr int kOperandABytes = kBlockRows * kDepth * 2;
+constexpr int kChunkBytes = 64 * 128;  // staged output of one warpgroup: 64 rows of 128 bytes
+constexpr int kPairsPerGroup = 8;      // pairs of row blocks that are walked together over all columns, for the L2
+
+template <int BN>
+struct Ring {
+  static constexpr int kStages = BN == 128 ? 6 : 4;
+  static constexpr int kStageBytes = kOperandABytes + BN * kDepth * 2;
+  static constexpr int kSharedBytes = 1024 + kStages * kStageBytes + kConsumers * 2 * kChunkBytes + 256;
+};
+
+struct Maps {
+  CUtensorMap a, b, strip, home, residual, out[kMaxParts];
+};
+
+struct Arguments {
+  int32_t m, n, k_blocks;
+  int32_t pairs, column_tiles;
+  int32_t parts;                      // column parts (1 when every column uses all strips)
+  int32_t part_tile[kMaxParts + 1];   // first column tile of each part
+  int32_t part_column[kMaxParts + 1]; // first column of each part
+  int32_t strip_parts;                // 0: no strips
+  uint32_t part_bit[kMaxParts];
+  int32_t strip_rows, capacity;
+  int32_t blocks;  // row blocks with chunks
+  const StripChunk* chunks;
+  const int32_t* chunk_first;
+  const float* bias;
+  bool residual;
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+struct Tile {
+  int block, part, column;  // row block of this CTA; column in the whole output
+};
+
+// Pairs of row blocks in groups, columns inside a group: neighbours in time share A and B in the L2.
+__device__ __forceinline__ Tile tile_of(const Arguments& g, int work, int bn, uint32_t rank) {
+  const int per_group = kPairsPerGroup * g.column_tiles;
+  const int group = work / per_group, first = group * kPairsPerGroup;
+  const int height = min(kPairsPerGroup, g.pairs - first);
+  const int inside = work - group * per_group;
+  const int column_tile = inside / height;
+  Tile t;
+  t.block = 2 * (first + inside % height) + static_cast<int>(rank);
+  t.part = 0;
+  while (t.part + 1 < g.parts && column_tile >= g.part_tile[t.part + 1]) ++t.part;
+  t.column = g.part_column[t.part] + (column_tile - g.part_tile[t.part]) * bn;
+  return t;
+}
+
+// visit(part, chunk) for the strips of a row block that columns of `column_part` use.
+template <class Visit>
+__device__ __forceinline__ void for_strips(const Arguments& g, int block, int column_part, const Visit& visit) {
+  if (block >= g.blocks) return;
+  const int first = __ldg(g.chunk_first + block), end = __ldg(g.chunk_first + block + 1);
+  const int part_first = g.parts > 1 ? column_part : 0, part_end = g.parts > 1 ? column_part + 1 : g.strip_parts;
+  for (int p = part_first; p < part_end; ++p)
+    for (int i = first; i < end; ++i) {
+      const int4 raw = __ldg(reinterpret_cast<const int4*>(g.chunks + i));
+      if (static_cast<uint32_t>(raw.w) & g.part_bit[p]) visit(p, StripChunk{raw.x, raw.y, raw.z, static_cast<uint32_t>(raw.w)});
+    }
+}
+
+template <int BN, bool KMajor, bool Fp32>
+__global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
+    gemm_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Arguments g) {
+  constexpr int kStages = Ring<BN>::kStages, kStageBytes = Ring<BN>::kStageBytes;
+  constexpr int kHalf = BN / 2;
+  extern __shared__ char raw[];
+  char* const ring = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
+  char* const staging = ring + kStages * kStageBytes;
+  uint64_t* const full = reinterpret_cast<uint64_t*>(staging + kConsumers * 2 * kChunkBytes);
+  uint64_t* const empty = full + kStages;
+  uint64_t* const residual_full = empty + kStages;                        // [consumer][buffer]
+  int* const strip_info = reinterpret_cast<int*>(residual_full + 2 * kConsumers);  // slices, and 256 in a tile's last strip stage
+
+  const uint32_t rank = cluster_rank();
+  // Broadcast, so that the compiler knows that a warp takes one path.
+  const int warpgroup = __shfl_sync(~0u, threadIdx.x / 128, 0);
+  if (threadIdx.x == 0) {
+    for (int s = 0; s < kStages; ++s) {
+      mbarrier_init(full + s, 1);
+      mbarrier_init(empty + s, 2 * kConsumers);  // the warpgroups of both CTAs: a slot receives from both producers
+    }
+    for (int i = 0; i < 2 * kConsumers; ++i) mbarrier_init(residual_full + i, 1);
+    mbarrier_init_fence();
+  }
+  cluster_sync();
+
+  const int total = g.pairs * g.column_tiles;
+  const int first_work = blockIdx.x / 2, work_step = gridDim.x / 2;
+  int stage = 0;
+  uint32_t phase = 0;
+  auto advance = [&] {
+    if (++stage == kStages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  };
+
+  if (warpgroup == 0) {
+    registers_down<56>();
+    if (threadIdx.x == 0) {
+      prefetch_map(&maps.a);
+      prefetch_map(&maps.b);
+      for (int work = first_work; work < total; work += work_step) {
+        const Tile t = tile_of(g, work, BN, rank);
+        const int row = t.block * kBlockRows;
+        for (int k = 0; k < g.k_blocks; ++k, advance()) {
+          mbarrier_wait(empty + stage, phase ^ 1);
+          char* const a = ring + stage * kStageBytes;
+          char* const b = a + kOperandABytes;
+          mbarrier_arrive_expect(full + stage, kStageBytes);
+          tma_load(a, &maps.a, full + stage, k * kDepth, row);
+          if constexpr (KMajor) {
+            tma_load_multicast(b + rank * kHalf * 128, &maps.b, full + stage, k * kDepth, t.column + static_cast<int>(rank) * kHalf, 3);
+          } else {
+#pragma unroll
+            for (int c = 0; c < BN / 64; ++c)
+              tma_load_multicast(b + c * (kDepth * 128) + rank * (kDepth / 2 * 128), &maps.b, full + stage, t.column + c * 64,
+                                 k * kDepth + static_cast<int>(rank) * (kDepth / 2), 3);
+          }
+        }
+        if (g.strip_parts == 0) continue;
+        int own = 0, partner = 0;
+        for_strips(g, t.block, t.part, [&](int, const StripChunk&) { ++own; });
+        for_strips(g, t.block ^ 1, t.part, [&](int, const StripChunk&) { ++partner; });
+        const int count = max(1, max(own, partner));
+        int done = 0;
+        for_strips(g, t.block, t.part, [&](int p, const StripChunk& chunk) {
+          mbarrier_wait(empty + stage, phase ^ 1);
+          char* const a = ring + stage * kStageBytes;
+          char* const b = a + kOperandABytes;
+          strip_info[stage] = chunk.slices + (++done == count ? 256 : 0);
+          mbarrier_arrive_expect(full + stage, kStageBytes);
+          tma_load(a, &maps.strip, full + stage, chunk.batch_column, p * g.strip_rows + row);
+          if constexpr (KMajor) {
+            tma_load(b, &maps.home, full + stage, chunk.home_column, t.column);
+            tma_load(b + kHalf * 128, &maps.home, full + stage, chunk.home_column, t.column + kHalf);
+          } else {
+#pragma unroll
+            for (int c = 0; c < BN / 64; ++c)
+              tma_load(b + c * (kDepth * 128), &maps.home, full + stage, t.column + c * 64, p * g.capacity + chunk.home_column);
+          }
+          advance();
+        });
+        for (; done < count; advance()) {
+          mbarrier_wait(empty + stage, phase ^ 1);
+          strip_info[stage] = ++done == count ? 256 : 0;
+          mbarrier_arrive(full + stage);
+        }
+      }
+    }
+  } else {
+    registers_up<224>();
+    const int consumer = warpgroup - 1;
+    const int thread = threadIdx.x % 128;
+    const int lane = thread % 32, warp = thread / 32;
+    char* const own_staging = staging + consumer * 2 * kChunkBytes;
+    uint64_t* const own_residual = residual_full + consumer * 2;
+    int buffer = 0;
+    uint32_t residual_phase = 0;
+    float sums[BN / 2];
+
+    // One thread for each CTA of the cluster says that this warpgroup no longer reads the slot.
+    auto release = [&](int slot) {
+      if (thread < 2) mbarrier_arrive_cluster(empty + slot, static_cast<uint32_t>(thread));
+    };
+    auto multiply = [&](int slices, bool fresh) {
+      const char* const a = ring + stage * kStageBytes + consumer * 64 * 128;
+      const char* const b = ring + stage * kStageBytes + kOperandABytes;
+      uint64_t da = descriptor_k_major(a);
+      uint64_t db = KMajor ? descriptor_k_major(b) : descriptor_mn_major(b, kDepth * 128);
+      wgmma_fence();
+      if (slices == 4) {
+#pragma unroll
+        for (int s = 0; s < 4; ++s)
+          wgmma<BN, KMajor ? 0 : 1>(sums, da + s * kDescriptorStepKMajor,
+                                    db + s * (KMajor ? kDescriptorStepKMajor : kDescriptorStepMnMajor), !(fresh && s == 0));
+      } else {
+        for (int s = 0; s < slices; ++s)
+          wgmma<BN, KMajor ? 0 : 1>(sums, da + s * kDescriptorStepKMajor,
+                                    db + s * (KMajor ? kDescriptorStepKMajor : kDescriptorStepMnMajor), 1);
+      }
+      wgmma_commit();
+    };
+
+    for (int work = first_work; work < total; work += work_step) {
+      const Tile t = tile_of(g, work, BN, rank);
+      const int row0 = t.block * kBlockRows + consumer * 64;
+      // The residual's chunk comes into the buffer that its sum leaves from.
+      auto load_residual = [&](int c, int to) {
+        mbarrier_arrive_expect(own_residual + to, kChunkBytes);
+        tma_load(own_staging + to * kChunkBytes, &maps.residual, own_residual + to, t.column + c * 64, row0);
+      };
+      if (!Fp32 && g.residual && thread == 0) {
+        bulk_wait_read<0>();
+        load_residual(0, buffer);
+        load_residual(1, buffer ^ 1);
+      }
+      int previous = -1;
+      for (int k = 0; k < g.k_blocks; ++k, advance()) {
+        mbarrier_wait(full + stage, phase);
+        multiply(4, k == 0);
+        if (previous >= 0) {
+          wgmma_wait<1>();
+          release(previous);
+        }
+        previous = stage;
+      }
+      if (g.strip_parts > 0) {
+        for (bool last = false; !last; advance()) {
+          mbarrier_wait(full + stage, phase);
+          const int info = __shfl_sync(~0u, strip_info[stage], 0);
+          last = info >= 256;
+          // A stage without slices has no wgmma that would hold the slot until every warp has read its info.
+          named_barrier(1 + consumer, 128);
+          multiply(info & 255, false);
+          wgmma_wait<1>();
+          release(previous);
+          previous = stage;
+        }
+      }
+      wgmma_wait<0>();
+      release(previous);
+
+      // Through shared memory, 128 bytes of every row at a time. -0 becomes +0, because a neighbour's zero strip would do
+      // that to it in one batch and not in another.
+      const int part_end = g.part_column[t.part + 1];
+      constexpr int kColumns = Fp32 ? 32 : 64;  // per chunk
+#pragma unroll
+      for (int c = 0; c < BN / kColumns; ++c) {
+        const int column = t.column + c * kColumns;
+        char* const chunk = own_staging + buffer * kChunkBytes;
+        if (!Fp32 && g.residual) {
+          if (thread == 0 && c > 0 && c + 1 < BN / kColumns) {
+            bulk_wait_read<0>();
+            load_residual(c + 1, buffer ^ 1);
+          }
+          mbarrier_wait(own_residual + buffer, residual_phase);
+          residual_phase ^= buffer;  // a phase for both buffers: they take turns, first 0, then 1
+        } else {
+          if (thread == 0) bulk_wait_read<1>();
+          named_barrier(1 + consumer, 128);
+        }
+        if constexpr (Fp32) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+              const int r = warp * 16 + lane / 4 + half * 8;
+              const float* v = sums + c * 16 + j * 4 + half * 2;
+              const int byte = j * 32 + lane % 4 * 8;  // of the row; swizzle moves 16-byte units
+              *reinterpret_cast<float2*>(chunk + r * 128 + (((byte >> 4) ^ (r & 7)) << 4) + (byte & 15)) =
+                  make_float2(v[0] + 0.0f, v[1] + 0.0f);
+            }
+        } else {
+          uint32_t packed[16];
+#pragma unroll
+          for (int j = 0; j < 8; ++j)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+              float x = sums[c * 32 + j * 4 + half * 2], y = sums[c * 32 + j * 4 + half * 2 + 1];
+              const int at = column + j * 8 + lane % 4 * 2;
+              if (g.bias && at < part_end) {
+                const float2 bias = __ldg(reinterpret_cast<const float2*>(g.bias + at));
+                x += bias.x;
+                y += bias.y;
+              }
+              if (g.residual) {
+                const int r = warp * 16 + lane / 4 + half * 8;
+                const __nv_bfloat162 other =
+                    *reinterpret_cast<const __nv_bfloat162*>(chunk + r * 128 + ((j ^ (r & 7)) << 4) + lane % 4 * 4);
+                x += __low2float(other);
+                y += __high2float(other);
+              }
+              const __nv_bfloat162 pair = __floats2bfloat162_rn(x + 0.0f, y + 0.0f);
+              packed[j * 2 + half] = *reinterpret_cast<const uint32_t*>(&pair);
+            }
+          __syncwarp();  // its rows of the residual are read
+#pragma unroll
+          for (int j = 0; j < 8; j += 2) {
+            const int r = warp * 16 + (lane / 8 % 2) * 8 + lane % 8, unit = j + lane / 16;
+            store_matrix_x4(shared_address(chunk + r * 128 + ((unit ^ (r & 7)) << 4)), packed[j * 2], packed[j * 2 + 1],
+                            packed[j * 2 + 2], packed[j * 2 + 3]);
+          }
+        }
+        fence_async_shared();
+        named_barrier(1 + consumer, 128);
+        if (thread == 0) {
+          if (row0 < g.m && column < part_end) tma_store(&maps.out[t.part], chunk, column - g.part_column[t.part], row0);
+          bulk_commit();
+        }
+        buffer ^= 1;
+      }
+    }
+    if (thread == 0) bulk_wait<0>();
+  }
+  // The partner may still send into this CTA's slots or arrive on its barriers.
+  cluster_sync();
+}
+
+#else
+template <int BN, bool KMajor, bool Fp32>
+__global__ void gemm_kernel(const __grid_constant__ Maps, const __grid_constant__ Arguments) {}
+#endif
+
+template <int BN, bool KMajor, bool Fp32>
+void launch(cudaStream_t stream, const Maps& maps, const Arguments& g, int processors) {
+  static const bool ready = [] {
+    check(cudaFuncSetAttribute(gemm_kernel<BN, KMajor, Fp32>, cudaFuncAttributeMaxDynamicSharedMemorySize, Ring<BN>::kSharedBytes),
+          "gemm_sm90: shared memory");
+    return true;
+  }();
+  (void)ready;
+  const int clusters = std::min(processors / 2, g.pairs * g.column_tiles);
+  gemm_kernel<BN, KMajor, Fp32><<<2 * clusters, kThreads, Ring<BN>::kSharedBytes, stream>>>(maps, g);
+  check_launch("gemm_sm90");
+}
+
+int processor_count() {
+  static const int count = [] {
+    int device = 0, value = 0;
+    check(cudaGetDevice(&device), "cudaGetDevice");
+    check(cudaDeviceGetAttribute(&value, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
+    return value;
+  }();
+  return count;
+}
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t column_tiles(const Gemm& g, bool by_part, int bn) {
+  if (!by_part) return ceil_div(g.n, bn);
+  int64_t tiles = 0;
+  for (int p = 0; p < g.parts; ++p) tiles += ceil_div(g.part_n[p], bn);
+  return tiles;
+}
+
+// The width whose waves cost least. A narrower tile reads more of A and B per product: 3% and 8% more time, measured.
+int tile_width(const Gemm& g, bool by_part, int clusters) {
+  const int64_t pairs = ceil_div(g.m, 2 * kBlockRows);
+  int best = 256;
+  double best_cost = 0;
+  for (const int bn : {256, 192, 128}) {
+    if (g.out_fp32 && bn == 192) continue;
+    const double waves = static_cast<double>(ceil_div(pairs * column_tiles(g, by_part, bn), clusters));
+    const double cost = waves * bn * (bn == 256 ? 1.0 : bn == 192 ? 1.03 : 1.08);
+    if (best_cost == 0 || cost < best_cost) {
+      best = bn;
+      best_cost = cost;
+    }
+  }
+  return best;
+}
+
+template <int BN>
+void launch_width(cudaStream_t stream, const Gemm& g, const Maps& maps, const Arguments& arguments) {
+  const int processors = processor_count();
+  if (g.out_fp32) {
+    if constexpr (BN != 192) launch<BN, true, true>(stream, maps, arguments, processors);
+  } else if (g.b_is_k_major) {
+    launch<BN, true, false>(stream, maps, arguments, processors);
+  } else {
+    launch<BN, false, false>(stream, maps, arguments, processors);
+  }
+}
+
+// What the copy engine asks of addresses; only models of odd widths fail it.
+bool aligned(const Gemm& g, bool by_part) {
+  auto whole = [](const void* p, int64_t ld, int64_t element) {
+    return reinterpret_cast<uintptr_t>(p) % 16 == 0 && ld * element % 16 == 0;
+  };
+  if (!whole(g.a, g.lda, 2) || !whole(g.b, g.ldb, 2) || !whole(g.out, g.ldc, g.out_fp32 ? 4 : 2)) return false;
+  if (g.strip && (!whole(g.strip, g.ld_strip, 2) || !whole(g.home, g.ld_home, 2))) return false;
+  if (by_part)
+    for (int p = 0; p + 1 < g.parts; ++p)
+      if (g.part_n[p] % 8) return false;
+  // A store ends at a 16-byte unit, not at an element.
+  if (g.n % (g.out_fp32 ? 4 : 8) || (g.residual && !whole(g.residual, g.ld_residual, 2))) return false;
+  return g.out_fp32 ? g.b_is_k_major && !g.bias && !g.residual : true;
+}
+
+}  // namespace
+
+void gemm_sm90(cudaStream_t stream, const Gemm& g) {
+  // Columns are cut by part only where a strip belongs to some of them.
+  const bool by_part = g.b_is_k_major && g.strip && g.parts > 1;
+  if (!aligned(g, by_part)) return gemm_generic(stream, g);
+  const int bn = tile_width(g, by_part, processor_count() / 2);
+
+  Arguments a{};
+  a.m = static_cast<int32_t>(g.m);
+  a.n = static_cast<int32_t>(g.n);
+  a.k_blocks = static_cast<int32_t>(ceil_div(g.k, kDepth));
+  a.pairs = static_cast<int32_t>(ceil_div(g.m, 2 * kBlockRows));
+  a.parts = by_part ? g.parts : 1;
+  for (int p = 0; p < a.parts; ++p) {
+    const int64_t columns = by_part ? g.part_n[p] : g.n;
+    a.part_tile[p + 1] = a.part_tile[p] + static_cast<int32_t>(ceil_div(columns, bn));
+    a.part_column[p + 1] = a.part_column[p] + static_cast<int32_t>(columns);
+  }
+  a.column_tiles = a.part_tile[a.parts];
+  a.strip_parts = g.strip ? g.parts : 0;
+  for (int p = 0; p < g.parts; ++p) a.part_bit[p] = g.part_bit[p];
+  a.strip_rows = static_cast<int32_t>(g.strip_rows);
+  a.capacity = static_cast<int32_t>(g.capacity);
+  a.blocks = static_cast<int32_t>(ceil_div(g.m, kBlockRows));
+  a.chunks = g.chunks;
+  a.chunk_first = g.chunk_first;
+  a.bias = g.bias;
+  a.residual = g.residual != nullptr;
+
+  Maps maps;
+  maps.a = tensor_map(g.a, 2, g.padded_rows, g.k, g.lda, kBlockRows, 64);
+  maps.b = g.b_is_k_major ? tensor_map(g.b, 2, g.n, g.k, g.ldb, bn / 2, 64) : tensor_map(g.b, 2, g.k, g.n, g.ldb, kDepth / 2, 64);
+  if (g.strip) {
+    maps.strip = tensor_map(g.strip, 2, g.parts * g.strip_rows, g.ld_strip, g.ld_strip, kBlockRows, 64);
+    maps.home = g.b_is_k_major ? tensor_map(g.home, 2, g.n, g.capacity, g.ld_home, bn / 2, 64)
+                               : tensor_map(g.home, 2, g.parts * g.capacity, g.n, g.ld_home, kDepth, 64);
+  } else {
+    maps.strip = maps.home = maps.a;
+  }
+  maps.residual = g.residual ? tensor_map(g.residual, 2, g.m, g.n, g.ld_residual, 64, 64) : maps.a;
+  const int element = g.out_fp32 ? 4 : 2;
+  for (int p = 0; p < kMaxParts; ++p) {
+    const int part = std::min(p, a.parts - 1);
+    maps.out[p] = tensor_map(static_cast<char*>(g.out) + int64_t{a.part_column[part]} * element, element, g.m,
+                             a.part_column[part + 1] - a.part_column[part], g.ldc, 64, 128 / element);
+  }
+  if (bn == 256) launch_width<256>(stream, g, maps, a);
+  else if (bn == 192) launch_width<192>(stream, g, maps, a);
+  else launch_width<128>(stream, g, maps, a);
+}
+
+}  // namespace tlora::cuda
