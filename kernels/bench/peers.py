@@ -197,7 +197,7 @@ def main():
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--quick", action="store_true", help="three steps")
     parser.add_argument("--compile", default="layers", choices=["layers", "whole"])
-    parser.add_argument("--only", default="compiled,peft_bf16,peft,shared_batch")
+    parser.add_argument("--only", default="peft_bf16,peft,shared_batch,compiled")
     parser.add_argument("--configs", default="15360,8192,512")
     parser.add_argument("--shrink", type=int, default=1, help="divides the sequence lengths, for a try on the CPU")
     parser.add_argument("--out")

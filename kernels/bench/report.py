@@ -85,18 +85,21 @@ class Findings:
                 return row.get(key)
         return None
 
-    def peer(self, config, *ways):
+    def peer(self, config, ways=()):
         """The fastest of the peers (of these ways, or all) on a configuration, with what it ran on."""
         rows = [r for r in self.data("peers").get("rows", []) if r["config"] == config and "tokens_per_second" in r]
         rows = [r for r in rows if not ways or r["peer"] in ways]
         return max(rows, key=lambda r: r["tokens_per_second"], default=None)
 
     def ratio_to_peer(self, config, key, *ways):
-        ours, peer = self.step(config), self.peer(key, *ways)
+        ours, peer = self.step(config), self.peer(key, ways)
         if ours is None or peer is None:
             return None, ""
         at = "" if peer["tokens"] == peer["asked_tokens"] else f" at {peer['tokens']} tokens, {peer['asked_tokens']} run out of memory"
-        return ours / peer["tokens_per_second"], f"{peer['peer']}: {peer['tokens_per_second']:,.0f} tok/s{at}"
+        # A ratio to the best of fewer peers would flatter.
+        lacking = [w for w in ways or ("compiled", "peft_bf16", "peft", "shared_batch") if self.peer(key, [w]) is None]
+        lacking = f"; no figure of {', '.join(lacking)}" if lacking else ""
+        return ours / peer["tokens_per_second"], f"{peer['peer']}: {peer['tokens_per_second']:,.0f} tok/s{at}{lacking}"
 
 
 def ratio(a, b):
@@ -118,7 +121,8 @@ def judge(f):
     tests = f.data("test")
     line("1", "CUDA op and bit tests that fail", tests.get("failed"), 0, least=False, detail=f"{tests['passed']} passed" if tests else "")
     for tool in ("memcheck", "racecheck"):
-        line("1", f"compute-sanitizer {tool}, findings", f.data(f"sanitize-{tool}").get("errors"), 0, least=False)
+        found = f.data(f"sanitize-{tool}")
+        line("1", f"compute-sanitizer {tool}, findings", found.get("errors"), 0, least=False, detail=f"in {found['finished']} tests" if found else "")
 
     bits = f.data("bits")
     cases = [c for job in bits.get("jobs", []) for c in job["companies"]]

@@ -21,6 +21,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -198,6 +199,12 @@ class Backend {
   // ---- steps ---------------------------------------------------------------------------------------------------------
   // Before the ops of a step: makes the batch's tables known to the device. The batch must not change until its last op.
   virtual void begin_step(const Batch& batch) = 0;
+  // Runs `ops`, the step's ops between begin_step and the first download. `shape`: the bytes of everything that their
+  // arguments depend on beside the batch's tables. A backend may record the ops and replay them for an equal shape.
+  virtual void run(const std::string& shape, const std::function<void()>& ops) {
+    (void)shape;
+    ops();
+  }
 
   // ---- norms and positions -------------------------------------------------------------------------------------------
   // y[i] = weight * x[r] * rstd, rstd = 1 / sqrt(mean(x[r]^2) + eps), r = rows ? rows[i] : i (HF LlamaRMSNorm in fp32).

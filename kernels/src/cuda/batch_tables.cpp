@@ -93,7 +93,7 @@ BatchTables::BatchTables(const Batch& batch, const std::vector<Placement>& place
   };
   append_chunks(false, chunk_first);
   append_chunks(true, backward_chunk_first);
-  for (const DeviceAdapter& a : adapters) counts_.any_dropout |= a.drop_threshold != 0;
+  for (const DeviceAdapter& a : adapters) counts_.any_dropout |= a.drop_threshold != 0 ? 1 : 0;
 
   const std::vector<AttentionTile> tiles64 = attention_tiles(batch, 64), tiles128 = attention_tiles(batch, 128);
   counts_.tokens = static_cast<int32_t>(batch.tokens);

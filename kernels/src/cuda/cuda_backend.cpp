@@ -399,6 +399,15 @@ void CudaBackend::begin_step(const Batch& batch) {
   tables_ = tables.at(memory);
 }
 
+void CudaBackend::run(const std::string& shape, const std::function<void()>& ops) {
+  // Above so many tokens the device is busy for longer than the launches take.
+  constexpr int32_t kLargest = 4096;
+  if (profile_ || tables_.tokens > kLargest) return ops();
+  auto bytes = [](const auto& value) { return std::string(reinterpret_cast<const char*>(&value), sizeof value); };
+  const std::string key = shape + bytes(tables_) + bytes(working_.home(0, 0)) + bytes(working_.capacity());
+  recorded_.run(stream_, key, ops);
+}
+
 // ---- norms, positions, elementwise -----------------------------------------------------------------------------------------
 
 void CudaBackend::rmsnorm_forward(Matrix x, const float* weight, float eps, const int64_t* rows, int64_t n, int64_t width,

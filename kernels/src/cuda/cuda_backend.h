@@ -12,6 +12,7 @@
 #include "cuda/batch_tables.h"
 #include "cuda/kernels.h"
 #include "cuda/pinned_pool.h"
+#include "cuda/recorded_steps.h"
 #include "cuda/working_copies.h"
 
 namespace tlora::cuda {
@@ -61,6 +62,7 @@ class CudaBackend final : public Backend {
   void adapter_refresh(Adapter& adapter) override;
 
   void begin_step(const Batch& batch) override;
+  void run(const std::string& shape, const std::function<void()>& ops) override;
 
   void rmsnorm_forward(Matrix x, const float* weight, float eps, const int64_t* rows, int64_t n, int64_t width, Matrix y,
                        float* rstd) override;
@@ -126,6 +128,8 @@ class CudaBackend final : public Backend {
   int64_t tables_capacity_ = 0;
   void* optimizer_memory_ = nullptr;
   int64_t optimizer_capacity_ = 0;
+
+  RecordedSteps recorded_;
 
   bool profile_ = false;
   struct Interval {

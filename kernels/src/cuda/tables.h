@@ -63,29 +63,31 @@ struct StripChunk {
   uint32_t targets = 0;  // modules of its adapter
 };
 
+// Without padding bytes: it is part of a key (recorded_steps.h).
 struct Tables {
   int32_t tokens = 0;
   int32_t segment_count = 0;
   int32_t adapter_count = 0;
   int32_t strip_columns = 0;  // of one part's strip: sum of the adapters' columns
+  int32_t row_tile_count = 0;
+  int32_t tile64_count = 0;
+  int32_t tile128_count = 0;
+  int32_t any_dropout = 0;
   const int32_t* position = nullptr;  // [tokens] in the row's own segment
   const DeviceSegment* segments = nullptr;
   const DeviceAdapter* adapters = nullptr;
   const int32_t* adapter_segments = nullptr;
   const RowTile* row_tiles = nullptr;
-  int32_t row_tile_count = 0;
   // All tiles of all segments with 64 and with 128 rows; longest work of a causal query tile (largest `first`) first.
   const AttentionTile* tiles64 = nullptr;
   const AttentionTile* tiles128 = nullptr;
-  int32_t tile64_count = 0;
-  int32_t tile128_count = 0;
   // For the GEMMs: chunks of 128-row block b are strip_chunks[chunk_first[b] … chunk_first[b + 1]), by batch_column.
   const StripChunk* strip_chunks = nullptr;
   const int32_t* chunk_first = nullptr;
   // The same without the adapters that have dropout: their dX comes by lora_masked_expand.
   const int32_t* backward_chunk_first = nullptr;
-  bool any_dropout = false;
 };
+static_assert(sizeof(Tables) == 8 * sizeof(int32_t) + 10 * sizeof(void*), "no padding");
 
 // in and out of the seven linears, the same in every layer.
 struct ModuleSizes {

@@ -45,12 +45,50 @@ StepShape shape_of(const Batch& batch, int64_t loss_rows) {
   return shape;
 }
 
+// From the tokens to the losses and, in training, the gradients: nothing but ops.
+void training_or_evaluation(Model& model, const Batch& batch, StepBuffers& b, int64_t loss_rows) {
+  Backend& backend = model.backend();
+  const ModelConfig& c = model.config();
+  const int64_t element = backend.activation_bytes();
+  forward(model, batch, b);
+
+  const Matrix last = b.hidden_in(c.layers);
+  if (loss_rows)
+    backend.rmsnorm_forward(last, model.final_norm(), c.rms_eps, b.rows, loss_rows, c.hidden, b.head_input, b.head_rstd);
+  for (int64_t first = 0; first < loss_rows; first += b.head_chunk) {
+    const int64_t count = std::min(b.head_chunk, loss_rows - first);
+    const Matrix x = columns(b.head_input, first * b.head_input.ld, element);
+    backend.head_logits(x, count, model.head(), b.logits, b.logits_ld);
+    backend.cross_entropy(b.logits, b.logits_ld, count, c.vocab, b.targets + first, batch.train ? b.scale + first : nullptr,
+                          b.loss + first, b.correct + first);
+    if (batch.train)
+      backend.head_backward(b.logits, b.logits_ld, count, model.head(), columns(b.head_dinput, first * b.head_dinput.ld, element));
+  }
+
+  if (batch.train) {
+    backend.zero(b.dhidden.data, batch.tokens * b.dhidden.ld * element);
+    if (loss_rows)
+      backend.rmsnorm_backward(b.head_dinput, last, model.final_norm(), b.head_rstd, b.rows, loss_rows, c.hidden, nullptr,
+                               b.dhidden);
+    backward(model, batch, b);
+  }
+}
+
+// The bytes of all that the ops' arguments depend on beside the batch's tables: see Backend::run.
+std::string arguments_of(const Batch& batch, const StepBuffers& b, int64_t loss_rows) {
+  uint32_t targets = 0;  // backward leaves out what no adapter needs
+  for (const auto& owner : batch.adapters) targets |= owner.first->config.target_modules;
+  const struct {
+    const void *workspace, *cosine, *sine;
+    int64_t bytes, loss_rows, longest, recompute, targets, train;
+  } arguments{b.tokens, b.rope.cosine, b.rope.sine, b.bytes, loss_rows, batch.longest, b.recompute, targets, batch.train};
+  return std::string(reinterpret_cast<const char*>(&arguments), sizeof arguments);
+}
+
 }  // namespace
 
 void run_step(Model& model, const Batch& batch, const int32_t* tokens, const int32_t* targets, tl_segment_result* results) {
   Backend& backend = model.backend();
-  const ModelConfig& c = model.config();
-  const int64_t element = backend.activation_bytes();
 
   // The rows that carry a loss, compacted: only they reach the head.
   std::vector<int64_t> rows;
@@ -77,28 +115,7 @@ void run_step(Model& model, const Batch& batch, const int32_t* tokens, const int
   }
   if (batch.train) model.gradients_touched(batch);
   backend.begin_step(batch);
-  forward(model, batch, b);
-
-  const Matrix last = b.hidden_in(c.layers);
-  if (loss_rows)
-    backend.rmsnorm_forward(last, model.final_norm(), c.rms_eps, b.rows, loss_rows, c.hidden, b.head_input, b.head_rstd);
-  for (int64_t first = 0; first < loss_rows; first += b.head_chunk) {
-    const int64_t count = std::min(b.head_chunk, loss_rows - first);
-    const Matrix x = columns(b.head_input, first * b.head_input.ld, element);
-    backend.head_logits(x, count, model.head(), b.logits, b.logits_ld);
-    backend.cross_entropy(b.logits, b.logits_ld, count, c.vocab, b.targets + first, batch.train ? b.scale + first : nullptr,
-                          b.loss + first, b.correct + first);
-    if (batch.train)
-      backend.head_backward(b.logits, b.logits_ld, count, model.head(), columns(b.head_dinput, first * b.head_dinput.ld, element));
-  }
-
-  if (batch.train) {
-    backend.zero(b.dhidden.data, batch.tokens * b.dhidden.ld * element);
-    if (loss_rows)
-      backend.rmsnorm_backward(b.head_dinput, last, model.final_norm(), b.head_rstd, b.rows, loss_rows, c.hidden, nullptr,
-                               b.dhidden);
-    backward(model, batch, b);
-  }
+  backend.run(arguments_of(batch, b, loss_rows), [&] { training_or_evaluation(model, batch, b, loss_rows); });
   if (loss_rows) {
     backend.download(loss.data(), b.loss, loss_rows * 8);
     backend.download(correct.data(), b.correct, loss_rows);
