@@ -24,7 +24,7 @@ constexpr int kDepth = 64;  // elements of K per stage: one 128-byte row
 constexpr int kConsumers = 2;
 constexpr int kThreads = 128 * (1 + kConsumers);
 constexpr int kOperandABytes = kBlockRows * kDepth * 2;
-constexpr int kChunkBytes = 64 * 128;  // staged output of one warpgroup: 64 rows of 128 bytes
+constexpr int kChunkBytes = 64 * 128;  // 64 columns of the residual for one warpgroup's rows
 constexpr int kPairsPerGroup = 8;      // pairs of row blocks that are walked together over all columns, for the L2
 
 template <int BN>
@@ -35,7 +35,7 @@ struct Ring {
 };
 
 struct Maps {
-  CUtensorMap a, b, strip, home, residual, out[kMaxParts];
+  CUtensorMap a, b, strip, home, residual;
 };
 
 struct Arguments {
@@ -52,6 +52,8 @@ struct Arguments {
   const int32_t* chunk_first;
   const float* bias;
   bool residual;
+  void* out;
+  int64_t ldc;
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -75,6 +77,17 @@ __device__ __forceinline__ Tile tile_of(const Arguments& g, int work, int bn, ui
   return t;
 }
 
+// The transpose of the 4 x 4 words that the four lanes of a quad hold: word i of lane q goes to word q of lane i.
+__device__ __forceinline__ uint4 exchange_in_quad(const uint32_t (&word)[4], int quad) {
+  constexpr unsigned kAll = 0xffffffffu;
+  const bool odd = quad & 1, high = quad & 2;
+  // Pairs of lanes exchange the words of the other parity, then the words of the other half.
+  const uint32_t a = __shfl_xor_sync(kAll, odd ? word[0] : word[1], 1), b = __shfl_xor_sync(kAll, odd ? word[2] : word[3], 1);
+  const uint32_t w0 = odd ? a : word[0], w1 = odd ? word[1] : a, w2 = odd ? b : word[2], w3 = odd ? word[3] : b;
+  const uint32_t c = __shfl_xor_sync(kAll, high ? w0 : w2, 2), d = __shfl_xor_sync(kAll, high ? w1 : w3, 2);
+  return high ? make_uint4(c, d, w2, w3) : make_uint4(w0, w1, c, d);
+}
+
 // visit(part, chunk) for the strips of a row block that columns of `column_part` use.
 template <class Visit>
 __device__ __forceinline__ void for_strips(const Arguments& g, int block, int column_part, const Visit& visit) {
@@ -95,8 +108,8 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
   constexpr int kHalf = BN / 2;
   extern __shared__ char raw[];
   char* const ring = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
-  char* const staging = ring + kStages * kStageBytes;
-  uint64_t* const full = reinterpret_cast<uint64_t*>(staging + kConsumers * 2 * kChunkBytes);
+  char* const residual_chunks = ring + kStages * kStageBytes;
+  uint64_t* const full = reinterpret_cast<uint64_t*>(residual_chunks + kConsumers * 2 * kChunkBytes);
   uint64_t* const empty = full + kStages;
   uint64_t* const residual_full = empty + kStages;                        // [consumer][buffer]
   int* const strip_info = reinterpret_cast<int*>(residual_full + 2 * kConsumers);  // slices, and 256 in a tile's last strip stage
@@ -183,7 +196,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
     const int consumer = warpgroup - 1;
     const int thread = threadIdx.x % 128;
     const int lane = thread % 32, warp = thread / 32;
-    char* const own_staging = staging + consumer * 2 * kChunkBytes;
+    char* const own_residual_chunks = residual_chunks + consumer * 2 * kChunkBytes;
     uint64_t* const own_residual = residual_full + consumer * 2;
     int buffer = 0;
     uint32_t residual_phase = 0;
@@ -215,13 +228,12 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
     for (int work = first_work; work < total; work += work_step) {
       const Tile t = tile_of(g, work, BN, rank);
       const int row0 = t.block * kBlockRows + consumer * 64;
-      // The residual's chunk comes into the buffer that its sum leaves from.
+      // 64 columns of the residual, two chunks ahead of their use.
       auto load_residual = [&](int c, int to) {
         mbarrier_arrive_expect(own_residual + to, kChunkBytes);
-        tma_load(own_staging + to * kChunkBytes, &maps.residual, own_residual + to, t.column + c * 64, row0);
+        tma_load(own_residual_chunks + to * kChunkBytes, &maps.residual, own_residual + to, t.column + c * 64, row0);
       };
       if (!Fp32 && g.residual && thread == 0) {
-        bulk_wait_read<0>();
         load_residual(0, buffer);
         load_residual(1, buffer ^ 1);
       }
@@ -251,77 +263,70 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
       wgmma_wait<0>();
       release(previous);
 
-      // Through shared memory, 128 bytes of every row at a time. -0 becomes +0, because a neighbour's zero strip would do
-      // that to it in one batch and not in another.
+      // Straight from the registers: a store through the copy engine would queue behind the loads of the next tile. -0
+      // becomes +0, because a neighbour's zero strip would do that to it in one batch and not in another.
       const int part_end = g.part_column[t.part + 1];
-      constexpr int kColumns = Fp32 ? 32 : 64;  // per chunk
+      const int quad = lane % 4;
+      if constexpr (Fp32) {
 #pragma unroll
-      for (int c = 0; c < BN / kColumns; ++c) {
-        const int column = t.column + c * kColumns;
-        char* const chunk = own_staging + buffer * kChunkBytes;
-        if (!Fp32 && g.residual) {
-          if (thread == 0 && c > 0 && c + 1 < BN / kColumns) {
-            bulk_wait_read<0>();
-            load_residual(c + 1, buffer ^ 1);
-          }
-          mbarrier_wait(own_residual + buffer, residual_phase);
-          residual_phase ^= buffer;  // a phase for both buffers: they take turns, first 0, then 1
-        } else {
-          if (thread == 0) bulk_wait_read<1>();
-          named_barrier(1 + consumer, 128);
-        }
-        if constexpr (Fp32) {
+        for (int half = 0; half < 2; ++half) {
+          const int r = row0 + warp * 16 + lane / 4 + half * 8;
+          float* const to = static_cast<float*>(g.out) + r * g.ldc;
 #pragma unroll
-          for (int j = 0; j < 4; ++j)
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-              const int r = warp * 16 + lane / 4 + half * 8;
-              const float* v = sums + c * 16 + j * 4 + half * 2;
-              const int byte = j * 32 + lane % 4 * 8;  // of the row; swizzle moves 16-byte units
-              *reinterpret_cast<float2*>(chunk + r * 128 + (((byte >> 4) ^ (r & 7)) << 4) + (byte & 15)) =
-                  make_float2(v[0] + 0.0f, v[1] + 0.0f);
-            }
-        } else {
-          uint32_t packed[16];
-#pragma unroll
-          for (int j = 0; j < 8; ++j)
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-              float x = sums[c * 32 + j * 4 + half * 2], y = sums[c * 32 + j * 4 + half * 2 + 1];
-              const int at = column + j * 8 + lane % 4 * 2;
-              if (g.bias && at < part_end) {
-                const float2 bias = __ldg(reinterpret_cast<const float2*>(g.bias + at));
-                x += bias.x;
-                y += bias.y;
-              }
-              if (g.residual) {
-                const int r = warp * 16 + lane / 4 + half * 8;
-                const __nv_bfloat162 other =
-                    *reinterpret_cast<const __nv_bfloat162*>(chunk + r * 128 + ((j ^ (r & 7)) << 4) + lane % 4 * 4);
-                x += __low2float(other);
-                y += __high2float(other);
-              }
-              const __nv_bfloat162 pair = __floats2bfloat162_rn(x + 0.0f, y + 0.0f);
-              packed[j * 2 + half] = *reinterpret_cast<const uint32_t*>(&pair);
-            }
-          __syncwarp();  // its rows of the residual are read
-#pragma unroll
-          for (int j = 0; j < 8; j += 2) {
-            const int r = warp * 16 + (lane / 8 % 2) * 8 + lane % 8, unit = j + lane / 16;
-            store_matrix_x4(shared_address(chunk + r * 128 + ((unit ^ (r & 7)) << 4)), packed[j * 2], packed[j * 2 + 1],
-                            packed[j * 2 + 2], packed[j * 2 + 3]);
+          for (int j = 0; j < BN / 8; ++j) {
+            const int column = t.column + j * 8 + quad * 2;
+            if (r < g.m && column < part_end)
+              *reinterpret_cast<float2*>(to + column) =
+                  make_float2(sums[j * 4 + half * 2] + 0.0f, sums[j * 4 + half * 2 + 1] + 0.0f);
           }
         }
-        fence_async_shared();
-        named_barrier(1 + consumer, 128);
-        if (thread == 0) {
-          if (row0 < g.m && column < part_end) tma_store(&maps.out[t.part], chunk, column - g.part_column[t.part], row0);
-          bulk_commit();
+      } else {
+#pragma unroll
+        for (int c = 0; c < BN / 64; ++c) {
+          const char* const chunk = own_residual_chunks + buffer * kChunkBytes;
+          if (g.residual) mbarrier_wait(own_residual + buffer, residual_phase);
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const int inside = warp * 16 + lane / 4 + half * 8;
+            const bool real_row = row0 + inside < g.m;
+            bf16* const to = static_cast<bf16*>(g.out) + (row0 + inside) * g.ldc;
+#pragma unroll
+            for (int group = 0; group < 2; ++group) {  // of 32 columns
+              uint32_t packed[4];
+#pragma unroll
+              for (int i = 0; i < 4; ++i) {
+                const int j = c * 8 + group * 4 + i;
+                float x = sums[j * 4 + half * 2], y = sums[j * 4 + half * 2 + 1];
+                const int at = t.column + j * 8 + quad * 2;
+                if (g.bias && at < part_end) {
+                  const float2 bias = __ldg(reinterpret_cast<const float2*>(g.bias + at));
+                  x += bias.x;
+                  y += bias.y;
+                }
+                if (g.residual) {
+                  const __nv_bfloat162 other = *reinterpret_cast<const __nv_bfloat162*>(
+                      chunk + inside * 128 + (((group * 4 + i) ^ (inside & 7)) << 4) + quad * 4);
+                  x += __low2float(other);
+                  y += __high2float(other);
+                }
+                const __nv_bfloat162 pair = __floats2bfloat162_rn(x + 0.0f, y + 0.0f);
+                packed[i] = *reinterpret_cast<const uint32_t*>(&pair);
+              }
+              // Lane q of a quad has columns 2q, 2q + 1 of four blocks of 8; after the exchange, all of block q.
+              const uint4 block = exchange_in_quad(packed, quad);
+              const int column = t.column + c * 64 + group * 32 + quad * 8;
+              if (real_row && column < part_end) *reinterpret_cast<uint4*>(to + column) = block;
+            }
+          }
+          if (g.residual) {
+            residual_phase ^= buffer;  // a phase for both buffers: they take turns, first 0, then 1
+            named_barrier(1 + consumer, 128);
+            if (thread == 0 && c + 2 < BN / 64) load_residual(c + 2, buffer);
+            buffer ^= 1;
+          }
         }
-        buffer ^= 1;
       }
     }
-    if (thread == 0) bulk_wait<0>();
   }
   // The partner may still send into this CTA's slots or arrive on its barriers.
   cluster_sync();
@@ -403,7 +408,7 @@ bool aligned(const Gemm& g, bool by_part) {
   if (by_part)
     for (int p = 0; p + 1 < g.parts; ++p)
       if (g.part_n[p] % 8) return false;
-  // A store ends at a 16-byte unit, not at an element.
+  // Stores are 16 bytes wide.
   if (g.n % (g.out_fp32 ? 4 : 8) || (g.residual && !whole(g.residual, g.ld_residual, 2))) return false;
   return g.out_fp32 ? g.b_is_k_major && !g.bias && !g.residual : true;
 }
@@ -437,6 +442,8 @@ void gemm_sm90(cudaStream_t stream, const Gemm& g) {
   a.chunk_first = g.chunk_first;
   a.bias = g.bias;
   a.residual = g.residual != nullptr;
+  a.out = g.out;
+  a.ldc = g.ldc;
 
   Maps maps;
   maps.a = tensor_map(g.a, 2, g.padded_rows, g.k, g.lda, kBlockRows, 64);
@@ -449,12 +456,6 @@ void gemm_sm90(cudaStream_t stream, const Gemm& g) {
     maps.strip = maps.home = maps.a;
   }
   maps.residual = g.residual ? tensor_map(g.residual, 2, g.m, g.n, g.ld_residual, 64, 64) : maps.a;
-  const int element = g.out_fp32 ? 4 : 2;
-  for (int p = 0; p < kMaxParts; ++p) {
-    const int part = std::min(p, a.parts - 1);
-    maps.out[p] = tensor_map(static_cast<char*>(g.out) + int64_t{a.part_column[part]} * element, element, g.m,
-                             a.part_column[part + 1] - a.part_column[part], g.ldc, 64, 128 / element);
-  }
   if (bn == 256) launch_width<256>(stream, g, maps, a);
   else if (bn == 192) launch_width<192>(stream, g, maps, a);
   else launch_width<128>(stream, g, maps, a);
