@@ -130,6 +130,14 @@ Deno.test("a running host is listed with its jobs", async () => {
   );
 });
 
+Deno.test("a device's note is in the list of hosts", async () => {
+  await using world = await World.open();
+  const device = { ordinal: 0, backend: "cpu", name: "test", memory_bytes: 2 ** 30, threads: 1 } as const;
+  await world.registerHost({ devices: [{ ...device, note: "no CUDA device: why" }, { ...device, ordinal: 1 }] });
+  const { data } = await (await world.request("GET", "/v1/hosts")).json();
+  deepStrictEqual(data[0].devices, [{ ...device, note: "no CUDA device: why" }, { ...device, ordinal: 1 }]);
+});
+
 Deno.test("keys: the secret is shown once, works, and stops working when revoked", async () => {
   await using world = await World.open();
   const tenant = await (await world.request("POST", "/v1/admin/tenants", { id: "team-a", name: "Team A" })).json();

@@ -6,17 +6,19 @@ import { BlobCache, createFile } from "./agent/blob_cache.ts";
 import { limitFolder } from "./agent/cache_limit.ts";
 import { systemClock } from "./agent/clock.ts";
 import { ApiError, ControlPlane } from "./agent/control_plane.ts";
+import { chooseDevices, type ChosenDevices, type DeviceChoice, parseDeviceChoice } from "./agent/device_choice.ts";
 import { spawnEngine } from "./agent/engine_process.ts";
 import { ignoreMissing } from "./agent/folders.ts";
 import { Folders } from "./agent/folders.ts";
 import { LockedError, takeLock } from "./agent/lock.ts";
 import { stderrLog } from "./agent/log.ts";
 import { prepareInWorker } from "./agent/prepare.ts";
-import { deviceKind, probeEngine } from "./agent/probe.ts";
+import { probeEngine } from "./agent/probe.ts";
 import { Profiles } from "./agent/profiles.ts";
 import { openFile, Uploader } from "./agent/uploads.ts";
 import { writeFileAtomic } from "./checkpoint/format.ts";
 import { libraryPath } from "./engine/library_path.ts";
+import type { HelloEvent } from "./engine/protocol.ts";
 import type { ModelFit } from "./engine/profile.ts";
 import { ModelCatalog } from "./models/catalog.ts";
 
@@ -33,9 +35,9 @@ interface Flags {
   readonly name: string;
   readonly data: string;
   readonly models: readonly string[];
-  readonly device: "cpu" | "cuda";
+  readonly device: string;
   readonly threads: number;
-  readonly compute: "fp32" | "bf16";
+  readonly compute?: "fp32" | "bf16";
   readonly allowHub: boolean;
   readonly hubToken?: string;
   readonly resumeSeconds: number;
@@ -60,6 +62,15 @@ function url(text: string): string {
   return text;
 }
 
+function device(text: string): string {
+  try {
+    parseDeviceChoice(text);
+  } catch (error) {
+    throw new InvalidArgumentError((error as Error).message);
+  }
+  return text;
+}
+
 function parseFlags(args: string[]): Flags {
   const program = new Command()
     .name("tlora-host")
@@ -75,16 +86,19 @@ function parseFlags(args: string[]): Flags {
       (dir: string, all: string[]) => [...all, dir],
       [],
     )
-    .addOption(new Option("--device <kind>", "where to train").choices(["cpu", "cuda"]).default("cpu"))
+    .option("--device <which>", "where to train: cpu, cuda, cuda:0,1 or auto (every GPU, else the CPU)", device, "cpu")
     .option("--threads <n>", "CPU threads of an engine; 0 = all. Changes no result", wholeNumber(0), 0)
     .addOption(
-      new Option("--compute <type>", "fp32 (default on cpu) or bf16 (default on cuda)").choices(["fp32", "bf16"]),
+      new Option("--compute <type>", "fp32 (default on the CPU) or bf16 (all that CUDA does)").choices([
+        "fp32",
+        "bf16",
+      ]),
     )
     .option("--allow-hub", "fetch models that are asked for from the Hugging Face hub", false)
     .addOption(new Option("--hub-token <token>", "for gated models").env("HF_TOKEN"))
     .option(
       "--micro-batch-tokens <n>",
-      "most tokens of one micro-batch; bounds memory, changes no result",
+      "most tokens of one micro-batch (default 4096 on the CPU, 16384 on CUDA); bounds memory, changes no result",
       wholeNumber(1),
     )
     .option("--resume-seconds <n>", "least seconds between two resume points of a job", wholeNumber(1), 15)
@@ -92,7 +106,7 @@ function parseFlags(args: string[]): Flags {
     .exitOverride()
     .configureOutput({ writeErr: (text) => console.error(text.trimEnd()) });
   program.parse(args, { from: "user" });
-  const flags = program.opts<Omit<Flags, "compute"> & { compute?: Flags["compute"] }>();
+  const flags = program.opts<Flags>();
   if (flags.key === undefined || flags.key === "") {
     throw new UsageError("no API key: give --key or set TLORA_HOST_KEY to a key of scope host");
   }
@@ -101,7 +115,23 @@ function parseFlags(args: string[]): Flags {
       `--name must be 1 to 63 letters, digits, '.', '_' or '-', and begin with a letter or digit, not ${flags.name}`,
     );
   }
-  return { ...flags, compute: flags.compute ?? (flags.device === "cuda" ? "bf16" : "fp32") };
+  return flags;
+}
+
+/** The devices that --device names, and how they compute. */
+function selectDevices(flags: Flags, hello: HelloEvent): ChosenDevices & { readonly compute: "fp32" | "bf16" } {
+  const choice: DeviceChoice = parseDeviceChoice(flags.device);
+  let chosen: ChosenDevices;
+  try {
+    chosen = chooseDevices(hello, choice, { threads: flags.threads, memoryBytes: Deno.systemMemoryInfo().total });
+  } catch (error) {
+    throw new UsageError(`--device ${flags.device} cannot be used: ${(error as Error).message}`);
+  }
+  const cuda = chosen.devices[0]!.backend === "cuda";
+  if (cuda && flags.compute === "fp32") {
+    throw new UsageError("--compute must be bf16 on CUDA, not fp32; fp32 needs --device cpu");
+  }
+  return { ...chosen, compute: flags.compute ?? (cuda ? "bf16" : "fp32") };
 }
 
 async function checkFolder(path: string, flag: string): Promise<string> {
@@ -142,8 +172,8 @@ async function main(args: string[]): Promise<number> {
     await folders.prepare();
     const program = { library: await Deno.realPath(library), dataFolder: folders.root };
     const hello = await probeEngine(() => spawnEngine(program));
-    const devices = deviceKind(hello, flags.device, flags.threads, Deno.systemMemoryInfo().total);
-    if ("reason" in devices) throw new UsageError(`--device ${flags.device} cannot be used: ${devices.reason}`);
+    const { devices, fallback, compute } = selectDevices(flags, hello);
+    if (fallback !== null) log("warn", `trains on the CPU, for there is no CUDA device: ${fallback}`);
 
     const modelCache = `${folders.cache}/models`;
     const catalog = new ModelCatalog({
@@ -156,12 +186,19 @@ async function main(args: string[]): Promise<number> {
         ordinal,
         backend,
         memoryBytes: memory_bytes,
-        ...(flags.microBatchTokens === undefined ? {} : { maxMicroBatchTokens: flags.microBatchTokens }),
+        ...(flags.microBatchTokens === undefined ? {} : { microBatchTokens: flags.microBatchTokens }),
       })),
       await readProfiles(folders.profiles),
     );
     const offered = await catalog.list();
-    log("info", `offers ${offered.map(({ id }) => id).join(", ") || "no model yet"} on ${devices[0]!.name}`);
+    log(
+      "info",
+      `offers ${offered.map(({ id }) => id).join(", ") || "no model yet"} on ${
+        devices.map(({ name, backend, ordinal }) => backend === "cpu" ? name : `${name} (${backend}:${ordinal})`).join(
+          ", ",
+        )
+      }`,
+    );
 
     const agent = new Agent({
       name: flags.name,
@@ -186,7 +223,7 @@ async function main(args: string[]): Promise<number> {
           backend: device.backend,
           device: device.ordinal,
           threads: flags.threads,
-          compute: flags.compute,
+          compute,
           resume_seconds: flags.resumeSeconds,
         };
       },
@@ -252,7 +289,8 @@ async function main(args: string[]): Promise<number> {
 
 if (import.meta.main) {
   try {
-    Deno.exit(await main(Deno.args));
+    // `deno task host -- --flag` passes the `--` on.
+    Deno.exit(await main(Deno.args[0] === "--" ? Deno.args.slice(1) : Deno.args));
   } catch (error) {
     if (error instanceof CommanderError) Deno.exit(error.exitCode === 0 ? 0 : 2);
     const expected = error instanceof UsageError || error instanceof LockedError || error instanceof ApiError;

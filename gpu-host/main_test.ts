@@ -3,6 +3,7 @@ import { fileURLToPath } from "node:url";
 import { loraSpec, trainingSpec } from "./engine/testing/training_spec.ts";
 import { ScriptedControlPlane } from "./agent/testing/scripted_control_plane.ts";
 import { until } from "./agent/testing/bench.ts";
+import { libraryPath } from "./engine/library_path.ts";
 import { chatLines, writeTinyModel } from "./testing/tiny_model.ts";
 
 const main = fileURLToPath(new URL("./main.ts", import.meta.url));
@@ -50,6 +51,10 @@ class Bench implements AsyncDisposable {
   }
 
   host(...more: string[]): Host {
+    return this.hostWith({}, ...more);
+  }
+
+  hostWith(env: Record<string, string>, ...more: string[]): Host {
     const host = new Host([
       "--api",
       this.plane.url,
@@ -62,7 +67,7 @@ class Bench implements AsyncDisposable {
       "--threads",
       "1",
       ...more,
-    ]);
+    ], env);
     this.hosts.push(host);
     return host;
   }
@@ -76,6 +81,13 @@ class Bench implements AsyncDisposable {
       training: trainingSpec({ n_epochs: 50, batch_size: 1, save_steps: 300, learning_rate: 1e-3 }),
       seed,
     });
+  }
+
+  /** A copy of the engine library without its CUDA backend beside it, on whatever machine this is. */
+  async libraryWithoutCuda(): Promise<string> {
+    const path = `${this.folder}/libtlora.so`;
+    await Deno.copyFile(libraryPath(Deno.env.get("TLORA_LIBRARY")), path);
+    return path;
   }
 
   async trains(id: string, steps: number): Promise<void> {
@@ -197,6 +209,30 @@ Deno.test("one agent per data folder; the lock of a killed one is free", async (
   await until("it is registered", () => bench.plane.registrations.length === 2);
 });
 
+Deno.test("--device auto trains on the CPU where there is no CUDA, and says why in its log and its registration", async () => {
+  await using bench = await Bench.start();
+  const host = bench.hostWith({ TLORA_LIBRARY: await bench.libraryWithoutCuda() }, "--device", "auto");
+  await until("it is registered", () => bench.plane.registrations.length === 1);
+  host.kill("SIGTERM");
+  const { code, text } = await host.ended;
+  strictEqual(code, 0, text);
+  const [device, ...others] = bench.plane.registrations[0]!.devices;
+  deepStrictEqual(others, []);
+  strictEqual(device!.backend, "cpu");
+  match(device!.note!, /^no CUDA device: .*libtlora_cuda\.so/);
+  strictEqual(text.match(/there is no CUDA device: .*libtlora_cuda\.so/g)?.length, 1, text);
+});
+
+Deno.test("--device cuda without CUDA exits 2 and says what is missing", async () => {
+  await using bench = await Bench.start();
+  const env = { TLORA_LIBRARY: await bench.libraryWithoutCuda() };
+  for (const device of ["cuda", "cuda:0"]) {
+    const { code, text } = await bench.hostWith(env, "--device", device).ended;
+    strictEqual(code, 2, text);
+    match(text, new RegExp(`--device ${device} cannot be used: .*libtlora_cuda\\.so`));
+  }
+});
+
 Deno.test("faults of the command line exit 2 and say what to do", async () => {
   await using bench = await Bench.start();
   const models = `${bench.folder}/models`;
@@ -205,11 +241,14 @@ Deno.test("faults of the command line exit 2 and say what to do", async () => {
   const cases: [string[], Record<string, string>, RegExp][] = [
     [[], {}, /required option '--api/],
     [["--api", "nonsense"], {}, /http or https URL/],
+    [["--", "--api", "nonsense"], {}, /http or https URL/],
+    [["--api", api, "--compute", "fp8"], {}, /Allowed choices are fp32, bf16/],
     [["--api", api, "--models", models], { TLORA_HOST_KEY: "" }, /no API key.*TLORA_HOST_KEY/],
     [["--api", api], {}, /--models DIR or --allow-hub/],
     [["--api", api, "--models", "/nowhere"], {}, /--models must be a folder, and \/nowhere is none/],
     [["--api", api, "--models", models, "--threads", "x"], {}, /whole number of at least 0/],
-    [["--api", api, "--models", models, "--device", "tpu"], {}, /Allowed choices are cpu, cuda/],
+    [["--api", api, "--models", models, "--device", "tpu"], {}, /must be cpu, cuda, cuda:0,1 or auto, not tpu/],
+    [["--api", api, "--models", models, "--device", "cuda:0,0"], {}, /every device once, but 0 comes twice/],
     [["--api", api, "--models", models, "--name", "a b"], {}, /--name must be 1 to 63/],
     [["--api", api, "--models", models, "--data", data], { TLORA_LIBRARY: "/nowhere/libtlora.so" }, /make -C kernels/],
     [["--api", api, "--models", models, "--data", data, "--key", "wrong"], {}, /register answered 401 invalid_api_key/],

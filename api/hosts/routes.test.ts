@@ -202,6 +202,13 @@ const bad: [string, string, unknown, number, string | null][] = [
     400,
     "devices.0.backend",
   ],
+  [
+    "a device's note that is too long",
+    "register",
+    { ...registration(), devices: [{ ...device, note: "x".repeat(513) }] },
+    400,
+    "devices.0.note",
+  ],
   ["the same ordinal twice", "register", { ...registration(), devices: [device, device] }, 400, "devices.1.ordinal"],
   ["a fractional epoch", "host-a/sync", syncRequest({ host_epoch: 1.5 }), 400, "host_epoch"],
   ["epoch zero", "host-a/sync", syncRequest({ host_epoch: 0 }), 400, "host_epoch"],

@@ -26,6 +26,8 @@ export const device = z.object({
   name: z.string().min(1).max(256),
   memory_bytes: z.int().positive(),
   threads: z.int().positive(),
+  /** For people, for instance why the host trains on this device and not on a GPU. */
+  note: z.string().max(512).optional(),
 });
 
 /** Coefficients of one base model on one device kind: memory from the engine's estimate, time from measured steps. */

@@ -5,8 +5,9 @@
  */
 
 import { ABI_VERSION } from "../engine/abi.ts";
+import { byteText } from "../engine/memory_plan.ts";
 import type { ModelFit } from "../engine/profile.ts";
-import type { EngineEvent, FailedEvent, JobEvent, OpenCommand } from "../engine/protocol.ts";
+import type { EngineEvent, FailedEvent, JobEvent, MemoryEvent, OpenCommand } from "../engine/protocol.ts";
 import { Backoff } from "./backoff.ts";
 import type { Clock } from "./clock.ts";
 import type { EngineProcess, SpawnEngine } from "./engine_process.ts";
@@ -217,6 +218,8 @@ export class EngineSupervisor {
         return this.#pump();
       case "profile":
         return this.#options.onFit(running.model, event.fit);
+      case "memory":
+        return this.#memory(event);
       case "fatal":
         running.fatal = event;
         return;
@@ -232,6 +235,17 @@ export class EngineSupervisor {
     if (left) this.#forget(job);
     this.#options.onEvent(job, event);
     if (left || event.type === "step") this.#pump();
+  }
+
+  #memory({ jobs, micro_batch_tokens, fits, needed_bytes, available_bytes, recompute }: MemoryEvent): void {
+    this.#options.log(
+      fits ? "info" : "warn",
+      `device ${this.#options.device}: ${jobs} job${
+        jobs === 1 ? "" : "s"
+      } in micro-batches of ${micro_batch_tokens} tokens: ` +
+        `a step needs ${byteText(needed_bytes)}${available_bytes === null ? "" : ` of ${byteText(available_bytes)}`}` +
+        `${recompute === "nothing" ? "" : `, recompute: ${recompute}`}${fits ? "" : ", which does not fit"}`,
+    );
   }
 
   async #exited(running: Running, how: string): Promise<void> {

@@ -66,6 +66,7 @@ class Bench {
   readonly outside: string[] = [];
   readonly left: string[] = [];
   readonly pauses: number[] = [];
+  readonly log: string[] = [];
   readonly supervisor: EngineSupervisor;
   /** What an engine does with a command, beside opening. */
   behave: (process: FakeProcess, command: Command) => void = () => {};
@@ -95,7 +96,7 @@ class Bench {
       },
       clock,
       random: () => 0.5,
-      log: () => {},
+      log: (level, message) => void this.log.push(`${level} ${message}`),
       openOptions: (model) =>
         Promise.resolve({
           folder: "/models",
@@ -342,4 +343,27 @@ Deno.test("events of a dropped job go nowhere", async () => {
   await bench.settle();
   deepStrictEqual(bench.left, []);
   await bench.supervisor.shutdown();
+});
+
+Deno.test("what a group's steps need of the memory is logged, and louder when it does not fit", async () => {
+  const bench = new Bench();
+  bench.supervisor.want({ model: "base", microBatchTokens: 4096 });
+  await bench.settle();
+  const memory = {
+    type: "memory",
+    jobs: 2,
+    micro_batch_tokens: 4096,
+    fits: true,
+    needed_bytes: 12345678,
+    available_bytes: null,
+    recompute: "nothing",
+  } as const;
+  bench.processes[0]!.say(memory);
+  bench.processes[0]!.say({ ...memory, jobs: 1, fits: false, available_bytes: 2e6, recompute: "layer" });
+  await bench.settle();
+  deepStrictEqual(bench.log.filter((line) => line.includes("micro-batches")), [
+    "info device 0: 2 jobs in micro-batches of 4096 tokens: a step needs 12,345,678 bytes",
+    "warn device 0: 1 job in micro-batches of 4096 tokens: a step needs 12,345,678 bytes of 2,000,000 bytes, " +
+    "recompute: layer, which does not fit",
+  ]);
 });

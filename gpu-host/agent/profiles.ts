@@ -9,8 +9,8 @@ export interface DeviceKind {
   readonly ordinal: number;
   readonly backend: "cpu" | "cuda";
   readonly memoryBytes: number;
-  /** Cap of a micro-batch below the device's own, tokens. */
-  readonly maxMicroBatchTokens?: number;
+  /** Tokens of a micro-batch in place of the default. */
+  readonly microBatchTokens?: number;
 }
 
 interface OfferedBase {
@@ -21,7 +21,9 @@ interface OfferedBase {
 const PRIOR_FLOPS = { cpu: 5e9, cuda: 3e14 };
 const BYTES_PER_WEIGHT = { cpu: 4, cuda: 2 };
 const STRIP_COLUMNS = { cpu: 1024, cuda: 256 };
-const MICRO_BATCH = { cpu: 4096, cuda: 16384 };
+const MICRO_BATCH = { cpu: 4096, cuda: 16_384 };
+/** On the CPU checkpoints in flight and the host itself live in the same memory. */
+const STEP_SHARE = { cpu: 0.5, cuda: 0.8 };
 
 /** A step on which two profiles are compared. */
 const REFERENCE = { tokens: 2048, squares: 2048 * 256, adapters: 4, rankTokens: 2048 * 8 };
@@ -39,7 +41,7 @@ export class Profiles {
 
   /** Takes a fit in; true when it is worth telling. */
   learn(device: number, model: string, fit: ModelFit): boolean {
-    const key = `${device} ${model}`;
+    const key = this.#key(device, model);
     const known = this.#fits.get(key);
     if (known !== undefined && fit.samples === 0 && known.samples > 0) {
       // A new process knows its memory but has measured no step yet.
@@ -78,14 +80,21 @@ export class Profiles {
     }));
   }
 
+  /** With the backend: a host that gets a GPU must not plan with what its CPU did. */
+  #key(ordinal: number, model: string): string {
+    const backend = this.#devices.find((device) => device.ordinal === ordinal)?.backend;
+    return `${backend}:${ordinal} ${model}`;
+  }
+
   #of(device: DeviceKind, id: string, facts: ModelFacts): ModelProfile {
     const limits: DeviceLimits = {
       memoryBytes: device.memoryBytes,
       maxPositions: facts.maxPositions,
+      stepShare: STEP_SHARE[device.backend],
       maxStripColumns: STRIP_COLUMNS[device.backend],
-      maxMicroBatchTokens: Math.min(MICRO_BATCH[device.backend], device.maxMicroBatchTokens ?? Infinity),
+      maxMicroBatchTokens: device.microBatchTokens ?? MICRO_BATCH[device.backend],
     };
-    return modelProfile(this.#fits.get(`${device.ordinal} ${id}`) ?? unopened(facts, device.backend), limits);
+    return modelProfile(this.#fits.get(this.#key(device.ordinal, id)) ?? unopened(facts, device.backend), limits);
   }
 }
 

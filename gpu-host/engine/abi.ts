@@ -6,7 +6,7 @@
 import { type TargetModule, targetModules } from "../../api/schema/job_spec.ts";
 import type { AdapterTensor } from "../peft/export.ts";
 
-export const ABI_VERSION = 1;
+export const ABI_VERSION = 2;
 
 type FieldType = "u32" | "i32" | "f32" | "u64" | "i64" | "f64";
 const width: Record<FieldType, number> = { u32: 4, i32: 4, f32: 4, u64: 8, i64: 8, f64: 8 };
@@ -68,8 +68,13 @@ export const structs = {
     adapter_parameters: "i64",
     adapters: "i32",
     strip_columns: "i32",
+    dropout: "i32",
+    recompute: "i32",
     step_bytes: "i64",
     adapter_bytes: "i64",
+    available_bytes: "i64",
+    fits: "i32",
+    reserved: "i32",
   }),
   tl_adapter_config: struct({
     struct_size: "u32",
@@ -108,11 +113,14 @@ export const structs = {
 export const backends = { cpu: 0, cuda: 1 } as const;
 export const computeModes = { fp32: 0, bf16: 1 } as const;
 export const states = { weights: 0, moment1: 1, moment2: 2, gradient: 3 } as const;
+/** What backward recomputes, by TL_RECOMPUTE_*. Never changes a result bit. */
+export const recomputePolicies = ["nothing", "mlp", "layer"] as const;
 const architectures = ["llama", "qwen2", "qwen3", "mistral"] as const;
 
 export type BackendName = keyof typeof backends;
 export type ComputeMode = keyof typeof computeModes;
 export type StateName = keyof typeof states;
+export type RecomputePolicy = (typeof recomputePolicies)[number];
 
 /** One struct, or element `index` of an array of them, inside a buffer. */
 export class Cursor<F extends Fields> {
@@ -365,15 +373,24 @@ export interface MemoryRequest {
   readonly maxSegment: number;
   readonly tokens: number;
   readonly lossTokens: number;
+  /** Of slots that are still to come: those that are there are not available any more. */
   readonly adapterParameters: number;
   readonly adapters: number;
   readonly stripColumns: number;
+  readonly dropout: boolean;
 }
 
 export interface MemoryEstimate {
   readonly stepBytes: number;
   readonly adapterBytes: number;
+  readonly recompute: RecomputePolicy;
+  /** What step and adapters may take; null = the backend does not know. */
+  readonly availableBytes: number | null;
+  readonly fits: boolean;
 }
+
+/** INT64_MAX, as a number: what a backend says that does not know its memory. */
+const UNKNOWN_BYTES = 2 ** 63;
 
 export function packMemoryRequest(request: MemoryRequest): Uint8Array<ArrayBuffer> {
   const { bytes, at } = allocate(structs.tl_memory_request);
@@ -385,11 +402,21 @@ export function packMemoryRequest(request: MemoryRequest): Uint8Array<ArrayBuffe
     adapter_parameters: request.adapterParameters,
     adapters: request.adapters,
     strip_columns: request.stripColumns,
+    dropout: request.dropout ? 1 : 0,
   });
   return bytes;
 }
 
 export function unpackMemoryEstimate(bytes: Uint8Array<ArrayBuffer>): MemoryEstimate {
   const at = new Cursor(structs.tl_memory_request, bytes);
-  return { stepBytes: at.get("step_bytes"), adapterBytes: at.get("adapter_bytes") };
+  const recompute = recomputePolicies[at.get("recompute")];
+  if (recompute === undefined) throw new Error(`tl_memory_estimate: recompute is ${at.get("recompute")}, outside 0..2`);
+  const available = at.get("available_bytes");
+  return {
+    stepBytes: at.get("step_bytes"),
+    adapterBytes: at.get("adapter_bytes"),
+    recompute,
+    availableBytes: available >= UNKNOWN_BYTES ? null : available,
+    fits: at.get("fits") !== 0,
+  };
 }

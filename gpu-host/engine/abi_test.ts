@@ -1,6 +1,18 @@
-import { deepStrictEqual, strictEqual } from "node:assert/strict";
+import { deepStrictEqual, strictEqual, throws } from "node:assert/strict";
 import { targetModules } from "../../api/schema/job_spec.ts";
-import { ABI_VERSION, backends, computeModes, packAdapterConfig, packSegments, states, structs } from "./abi.ts";
+import {
+  ABI_VERSION,
+  allocate,
+  backends,
+  computeModes,
+  packAdapterConfig,
+  packMemoryRequest,
+  packSegments,
+  recomputePolicies,
+  states,
+  structs,
+  unpackMemoryEstimate,
+} from "./abi.ts";
 import { boundFunctions } from "./ffi.ts";
 import { status } from "./tl_error.ts";
 
@@ -70,6 +82,7 @@ Deno.test("constants equal those of tlora.h", () => {
   for (const [name, value] of Object.entries(states)) {
     strictEqual(value, headerConstant(`TL_STATE_${name.toUpperCase()}`));
   }
+  recomputePolicies.forEach((name, i) => strictEqual(i, headerConstant(`TL_RECOMPUTE_${name.toUpperCase()}`), name));
   targetModules.forEach((name, i) => strictEqual(i, headerConstant(`TL_${name.toUpperCase()}`), name));
 });
 
@@ -103,4 +116,36 @@ Deno.test("packed bytes lie where a C compiler reads them", () => {
   strictEqual(adapter.getUint32(0, true), 40);
   strictEqual(adapter.getUint32(20, true), 0b1000001);
   strictEqual(adapter.getBigUint64(24, true), 4294967295n);
+});
+
+Deno.test("a memory estimate is read from the bytes that the library writes", () => {
+  const request = new DataView(
+    packMemoryRequest({
+      maxSegment: 512,
+      tokens: 16_384,
+      lossTokens: 100,
+      adapterParameters: 2 ** 40,
+      adapters: 3,
+      stripColumns: 48,
+      dropout: true,
+    }).buffer,
+  );
+  strictEqual(request.byteLength, 80);
+  strictEqual(request.getUint32(0, true), 80);
+  strictEqual(request.getBigInt64(24, true), 2n ** 40n);
+  strictEqual(request.getInt32(40, true), 1);
+
+  const { bytes, at } = allocate(structs.tl_memory_request);
+  at.set({ recompute: 1, step_bytes: 2 ** 35, adapter_bytes: 7, available_bytes: 2 ** 36, fits: 1 });
+  deepStrictEqual(unpackMemoryEstimate(bytes), {
+    stepBytes: 2 ** 35,
+    adapterBytes: 7,
+    recompute: "mlp",
+    availableBytes: 2 ** 36,
+    fits: true,
+  });
+  at.set({ available_bytes: 2n ** 63n - 1n });
+  strictEqual(unpackMemoryEstimate(bytes).availableBytes, null);
+  at.set({ recompute: 3 });
+  throws(() => unpackMemoryEstimate(bytes), /recompute is 3, outside 0..2/);
 });

@@ -19,6 +19,9 @@ export interface EngineModel {
   memoryEstimate(request: MemoryRequest): MemoryEstimate;
   addAdapter(config: AdapterConfig): Slot;
   removeAdapter(slot: Slot): void;
+  /** Moments and gradient leave the device; the gradient must be zero. The slot cannot train until it is restored. */
+  offloadAdapter(slot: Slot): void;
+  restoreAdapter(slot: Slot): void;
   layout(slot: Slot): AdapterTensor[];
   exportState(slot: Slot, state: StateName): Float32Array<ArrayBuffer>;
   importState(slot: Slot, state: StateName, values: Float32Array): void;

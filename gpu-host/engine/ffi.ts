@@ -41,6 +41,8 @@ const symbols = {
   tl_memory_estimate: { parameters: ["u64", "buffer"], result: "i32" },
   tl_adapter_add: { parameters: ["u64", "buffer", "buffer"], result: "i32" },
   tl_adapter_remove: { parameters: ["u64", "u64"], result: "i32" },
+  tl_adapter_offload: { parameters: ["u64", "u64"], result: "i32" },
+  tl_adapter_restore: { parameters: ["u64", "u64"], result: "i32" },
   tl_adapter_layout: { parameters: ["u64", "u64", "buffer", "i32", "buffer"], result: "i32" },
   tl_adapter_export: { parameters: ["u64", "u64", "i32", "buffer", "i64"], result: "i32" },
   tl_adapter_import: { parameters: ["u64", "u64", "i32", "buffer", "i64"], result: "i32" },
@@ -65,7 +67,17 @@ export interface BackendInfo {
   readonly name: string;
   readonly available: boolean;
   readonly reason?: string | null;
-  readonly devices?: readonly { readonly name?: string; readonly memory_bytes?: number }[];
+  readonly devices?: readonly DeviceInfo[];
+}
+
+/** The CPU says no more than name and memory. */
+export interface DeviceInfo {
+  readonly ordinal?: number;
+  readonly name?: string;
+  readonly memory_bytes?: number;
+  readonly compute_capability?: string | number;
+  readonly multiprocessors?: number;
+  readonly driver?: string | number;
 }
 
 export class Library {
@@ -76,15 +88,17 @@ export class Library {
   }
 
   static open(path: string): Library {
-    const library = Deno.dlopen(path, symbols);
-    const version = library.symbols.tl_abi_version();
+    // Alone and first: a library of another version may lack the other functions.
+    const { tl_abi_version } = symbols;
+    const probe = Deno.dlopen(path, { tl_abi_version });
+    const version = probe.symbols.tl_abi_version();
+    probe.close();
     if (version !== ABI_VERSION) {
-      library.close();
       throw new Error(
         `${path} has ABI version ${version}, but this host needs ${ABI_VERSION}; rebuild it with 'make -C kernels'`,
       );
     }
-    return new Library(library);
+    return new Library(Deno.dlopen(path, symbols));
   }
 
   close(): void {
@@ -168,6 +182,14 @@ export class FfiModel implements EngineModel {
 
   removeAdapter(slot: Slot): void {
     this.#library.check("tl_adapter_remove", this.#library.symbols.tl_adapter_remove(this.#handle, slot));
+  }
+
+  offloadAdapter(slot: Slot): void {
+    this.#library.check("tl_adapter_offload", this.#library.symbols.tl_adapter_offload(this.#handle, slot));
+  }
+
+  restoreAdapter(slot: Slot): void {
+    this.#library.check("tl_adapter_restore", this.#library.symbols.tl_adapter_restore(this.#handle, slot));
   }
 
   layout(slot: Slot): AdapterTensor[] {

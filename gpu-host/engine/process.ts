@@ -7,10 +7,11 @@ import { setImmediate } from "node:timers";
 import { decodeCheckpoint, writeFileAtomic } from "../checkpoint/format.ts";
 import type { TokenShard } from "../data/shard.ts";
 import { decodeShard } from "../data/shard_file.ts";
-import { Inbox } from "./inbox.ts";
 import { type BuildInfo, type FfiModel, Library } from "./ffi.ts";
+import { engineIdentity } from "./identity.ts";
+import { Inbox } from "./inbox.ts";
 import { encodeLine, readLines } from "./json_lines.ts";
-import { memoryFit, priorCost } from "./profile.ts";
+import { MEMORY_PROBE, memoryFit, priorCost } from "./profile.ts";
 import type { Command, EngineEvent, HelloEvent, OpenCommand, OpenedEvent, ShardFile } from "./protocol.ts";
 import { TlError } from "./tl_error.ts";
 import { Trainer } from "./trainer.ts";
@@ -38,7 +39,8 @@ function hello(info: BuildInfo): HelloEvent {
       name: backend.name,
       available: backend.available,
       reason: backend.reason ?? null,
-      devices: (backend.devices ?? []).map((device) => ({
+      devices: (backend.devices ?? []).map((device, index) => ({
+        ordinal: device.ordinal ?? index,
         name: device.name ?? backend.name,
         memory_bytes: device.memory_bytes ?? null,
       })),
@@ -54,25 +56,16 @@ function open(library: Library, info: BuildInfo, command: OpenCommand): { traine
     compute: command.compute,
   });
   const facts = model.describe();
-  const device = command.backend === "cpu"
-    ? info.cpu.name
-    : info.backends.find(({ name }) => name === command.backend)?.devices?.[command.device]?.name ?? command.backend;
   const fit = {
     weightBytes: facts.weightBytes,
-    ...memoryFit((request) => model.memoryEstimate(request), facts.maxPositions),
+    ...memoryFit((request) => model.memoryEstimate(request), facts.maxPositions, MEMORY_PROBE[command.backend]),
     cost: priorCost(facts, PRIOR_FLOPS[command.backend]),
     samples: 0,
   };
   const trainer = new Trainer({
     model,
     baseModel: command.base_model,
-    identity: {
-      build_id: info.build_id,
-      backend: command.backend,
-      device,
-      compute: command.compute,
-      model: command.model_identity,
-    },
+    identity: engineIdentity(info, command),
     microBatchTokens: command.micro_batch_tokens,
     resumeSeconds: command.resume_seconds,
     fit,

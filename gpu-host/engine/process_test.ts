@@ -99,7 +99,9 @@ class Bench implements AsyncDisposable {
 
 Deno.test("the engine process says hello, opens, trains, and exits 0 when its input ends", async () => {
   await using bench = await Bench.start();
-  strictEqual((await bench.until("hello")).abi_version, 1);
+  const hello = await bench.until("hello");
+  strictEqual(hello.abi_version, 2);
+  deepStrictEqual(hello.backends.map(({ name }) => name), ["cpu", "cuda"]);
   bench.process.send(bench.open());
   const { fit } = await bench.until("opened");
   ok(fit.weightBytes > 0 && fit.bytesPerToken > 0 && fit.bytesPerAdapterParameter >= 16);

@@ -15,30 +15,37 @@ export interface ModelFit {
   readonly samples: number;
 }
 
-const PROBE = { few: 256, many: 2048, segment: 256, rank: 16 };
+const PROBE = { few: 256, segment: 256, rank: 16 };
+/**
+ * Tokens up to which the estimates are asked. On CUDA the whole of a micro-batch: the engine recomputes where it must, so the line
+ * between few and many tokens is flatter than one from small batches alone.
+ */
+export const MEMORY_PROBE = { cpu: 2048, cuda: 16_384 };
 
 /** Straight lines through the engine's own estimates. */
 export function memoryFit(
   estimate: (request: MemoryRequest) => MemoryEstimate,
   maxPositions: number,
+  many: number,
 ): Pick<ModelFit, "bytesPerToken" | "bytesFixed" | "bytesPerAdapterParameter"> {
   const at = (tokens: number): MemoryEstimate =>
     estimate({
       maxSegment: Math.min(PROBE.segment, maxPositions, tokens),
       tokens,
-      // Every row may carry a loss (train_on_inputs): the dearest case.
+      // The dearest case: every row carries a loss (train_on_inputs), and there is dropout.
       lossTokens: tokens,
       adapterParameters: 1_000_000,
       adapters: 1,
       stripColumns: PROBE.rank,
+      dropout: true,
     });
-  const few = at(PROBE.few);
-  const many = at(PROBE.many);
-  const bytesPerToken = Math.max(0, (many.stepBytes - few.stepBytes) / (PROBE.many - PROBE.few));
+  const small = at(PROBE.few);
+  const large = at(many);
+  const bytesPerToken = Math.max(0, (large.stepBytes - small.stepBytes) / (many - PROBE.few));
   return {
     bytesPerToken,
-    bytesFixed: Math.max(0, many.stepBytes - bytesPerToken * PROBE.many),
-    bytesPerAdapterParameter: Math.max(1, many.adapterBytes / 1_000_000),
+    bytesFixed: Math.max(0, large.stepBytes - bytesPerToken * many),
+    bytesPerAdapterParameter: Math.max(1, large.adapterBytes / 1_000_000),
   };
 }
 
@@ -60,14 +67,16 @@ export function priorCost(
 export interface DeviceLimits {
   readonly memoryBytes: number;
   readonly maxPositions: number;
+  /** What a step may take of the memory that the base leaves. */
+  readonly stepShare: number;
   readonly maxStripColumns: number;
   /** Cap of one micro-batch, tokens. */
   readonly maxMicroBatchTokens: number;
 }
 
 export function modelProfile(fit: ModelFit, limits: DeviceLimits): ModelProfile {
-  // Half of what the base leaves: adapters, checkpoints in flight and the host itself need the rest.
-  const room = Math.max(0, limits.memoryBytes - fit.weightBytes - fit.bytesFixed) / 2;
+  // The rest is for adapters.
+  const room = Math.max(0, limits.memoryBytes - fit.weightBytes - fit.bytesFixed) * limits.stepShare;
   const fits = Math.floor(room / Math.max(1, fit.bytesPerToken));
   const microBatch = Math.max(1, Math.min(limits.maxMicroBatchTokens, fits));
   return {

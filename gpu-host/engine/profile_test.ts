@@ -1,5 +1,5 @@
 import { ok, strictEqual } from "node:assert/strict";
-import { memoryFit, type ModelFit, modelProfile } from "./profile.ts";
+import { MEMORY_PROBE, memoryFit, type ModelFit, modelProfile } from "./profile.ts";
 
 const fit: ModelFit = {
   weightBytes: 1000,
@@ -9,19 +9,48 @@ const fit: ModelFit = {
   cost: { fixed: 0.01, perToken: 1e-3, perSquare: 0, perAdapter: 0.01, perRankToken: 0 },
   samples: 1,
 };
-const limits = { memoryBytes: 1e9, maxPositions: 512, maxStripColumns: 64, maxMicroBatchTokens: 100 };
+const limits = {
+  memoryBytes: 1e9,
+  maxPositions: 512,
+  stepShare: 0.5,
+  maxStripColumns: 64,
+  maxMicroBatchTokens: 100,
+};
 
 Deno.test("memory coefficients reproduce a linear estimate", () => {
   const found = memoryFit(
-    ({ tokens, adapterParameters }) => ({ stepBytes: 7000 + 48 * tokens, adapterBytes: 18 * adapterParameters }),
+    ({ tokens, adapterParameters }) => ({
+      stepBytes: 7000 + 48 * tokens,
+      adapterBytes: 18 * adapterParameters,
+      recompute: "nothing",
+      availableBytes: null,
+      fits: true,
+    }),
     512,
+    2048,
   );
   strictEqual(found.bytesPerToken, 48);
   strictEqual(found.bytesFixed, 7000);
   strictEqual(found.bytesPerAdapterParameter, 18);
 });
 
-Deno.test("a micro-batch fits in half of the memory that the base leaves, and never vanishes", () => {
+Deno.test("memory coefficients count on the recomputation that a large batch gets", () => {
+  const found = memoryFit(
+    ({ tokens }) => ({
+      stepBytes: 1000 + (tokens > 8192 ? 30 : 100) * tokens,
+      adapterBytes: 18,
+      recompute: tokens > 8192 ? "mlp" : "nothing",
+      availableBytes: 1e6,
+      fits: true,
+    }),
+    512,
+    MEMORY_PROBE.cuda,
+  );
+  ok(found.bytesPerToken < 30);
+  ok(Math.abs(found.bytesFixed + found.bytesPerToken * 16_384 - (1000 + 30 * 16_384)) < 1);
+});
+
+Deno.test("a micro-batch fits in its share of the memory that the base leaves, and never vanishes", () => {
   strictEqual(modelProfile(fit, limits).micro_batch_tokens, 100);
   strictEqual(modelProfile(fit, { ...limits, memoryBytes: 1500 + 2 * 10 * 40 }).micro_batch_tokens, 40);
   strictEqual(modelProfile(fit, { ...limits, memoryBytes: 10 }).micro_batch_tokens, 1);

@@ -14,7 +14,7 @@
 
 import type { BlobRef, LoraSpec, TrainingSpec } from "../../api/schema/job_spec.ts";
 import type { Report, StepMetrics } from "../../api/schema/sync.ts";
-import type { BackendName, ComputeMode } from "./abi.ts";
+import type { BackendName, ComputeMode, RecomputePolicy } from "./abi.ts";
 import type { ModelFit } from "./profile.ts";
 
 export interface JobKey {
@@ -84,8 +84,14 @@ export interface HelloEvent {
     readonly name: string;
     readonly available: boolean;
     readonly reason: string | null;
-    readonly devices: readonly { readonly name: string; readonly memory_bytes: number | null }[];
+    readonly devices: readonly DeviceFacts[];
   }[];
+}
+
+export interface DeviceFacts {
+  readonly ordinal: number;
+  readonly name: string;
+  readonly memory_bytes: number | null;
 }
 
 export interface OpenedEvent {
@@ -135,6 +141,19 @@ export interface ProfileEvent {
   readonly fit: ModelFit;
 }
 
+/** What a step of the group needs and gets of the device's memory, whenever its members or the budget changed. */
+export interface MemoryEvent {
+  readonly type: "memory";
+  readonly jobs: number;
+  /** The budget, or less where the budget does not fit. */
+  readonly micro_batch_tokens: number;
+  readonly fits: boolean;
+  readonly needed_bytes: number;
+  /** null = the backend does not know. */
+  readonly available_bytes: number | null;
+  readonly recompute: RecomputePolicy;
+}
+
 export type JobEvent =
   | PreparedEvent
   | StepEvent
@@ -143,4 +162,4 @@ export type JobEvent =
   | FailedEvent
   | NoticeEvent
   | ReleasedEvent;
-export type EngineEvent = HelloEvent | OpenedEvent | FatalEvent | ProfileEvent | JobEvent;
+export type EngineEvent = HelloEvent | OpenedEvent | FatalEvent | ProfileEvent | MemoryEvent | JobEvent;

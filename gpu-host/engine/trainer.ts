@@ -15,6 +15,7 @@ import { type CostCoefficients, fitCost, type MeasuredStep } from "./cost_fit.ts
 import { type EngineModel, flatSize } from "./engine.ts";
 import { Evaluation, type ValidationResult } from "./evaluation.ts";
 import { type NextStep, TrainingJob } from "./job.ts";
+import { byteText, type GroupShape, type MemoryPlan, planMemory } from "./memory_plan.ts";
 import type { ModelFit } from "./profile.ts";
 import { progress } from "./progress.ts";
 import type {
@@ -74,13 +75,19 @@ const RESUME_SHARE = 20;
 export class Trainer {
   readonly #options: TrainerOptions;
   readonly #members = new Map<string, Member>();
+  readonly #maxPositions: number;
+  /** Wanted tokens of a micro-batch, and those that this group gets. */
+  #budget: number;
   #microBatchTokens: number;
+  /** The members and the budget for which the memory was last planned. */
+  #plannedFor = "";
   #steps = 0;
   #measured: MeasuredStep[] = [];
 
   constructor(options: TrainerOptions) {
     this.#options = options;
-    this.#microBatchTokens = options.microBatchTokens;
+    this.#maxPositions = options.model.describe().maxPositions;
+    this.#budget = this.#microBatchTokens = options.microBatchTokens;
   }
 
   /** True when another turn has work right now. */
@@ -98,7 +105,7 @@ export class Trainer {
   }
 
   setBudget(microBatchTokens: number): void {
-    this.#microBatchTokens = microBatchTokens;
+    this.#budget = microBatchTokens;
   }
 
   add(command: AddCommand): void {
@@ -141,6 +148,7 @@ export class Trainer {
     });
     try {
       const job = new TrainingJob(command, slot, model.layout(slot), shards);
+      this.#checkRoom(job);
       const identity = {
         ...this.#options.identity,
         training_data: command.train.sha256,
@@ -227,6 +235,7 @@ export class Trainer {
       if (member.release !== null) await this.#releaseNow(member);
     }
     for (const member of [...this.#members.values()]) await this.#settleResumed(member);
+    this.#planMemory();
     const training = this.#staying().filter(({ job }) => job.evaluation === null);
     if (training.length > 0) await this.#fusedStep(training);
     await this.#evaluate(this.#staying().filter(({ job }) => job.evaluation !== null));
@@ -247,6 +256,49 @@ export class Trainer {
   #ended(job: TrainingJob): boolean {
     const patience = job.command.training.early_stopping_patience;
     return job.done || (patience !== null && job.progress.worse_evaluations >= patience);
+  }
+
+  // ---- memory ----
+
+  /** A newcomer for which there is no room beside those that train goes, and they stay. */
+  #checkRoom(newcomer: TrainingJob): void {
+    const group = this.#shape([...this.#staying().map(({ job }) => job), newcomer]);
+    const plan = planMemory((request) => this.#options.model.memoryEstimate(request), group, group.longest);
+    if (!plan.fits) throw new NoRoomError(plan, group.adapters - 1, this.#options.model.describe().adapterBytes);
+  }
+
+  /** Before the first batch of a group whose members or budget changed. */
+  #planMemory(): void {
+    const members = this.#staying();
+    const group = `${this.#budget} ${members.map(({ job }) => job.slot).join(" ")}`;
+    if (group === this.#plannedFor) return;
+    this.#plannedFor = group;
+    this.#microBatchTokens = this.#budget;
+    if (members.length === 0) return;
+    const shape = this.#shape(members.map(({ job }) => job));
+    const plan = planMemory((request) => this.#options.model.memoryEstimate(request), shape, this.#budget);
+    this.#microBatchTokens = plan.microBatchTokens;
+    this.#options.emit({
+      type: "memory",
+      jobs: members.length,
+      micro_batch_tokens: plan.microBatchTokens,
+      fits: plan.fits,
+      needed_bytes: plan.stepBytes,
+      available_bytes: plan.availableBytes,
+      recompute: plan.recompute,
+    });
+  }
+
+  #shape(jobs: readonly TrainingJob[]): GroupShape {
+    const sum = (pick: (job: TrainingJob) => number): number => jobs.reduce((total, job) => total + pick(job), 0);
+    return {
+      // A longer sequence is refused by its own batch.
+      longest: Math.min(this.#maxPositions, Math.max(...jobs.map(({ train }) => train.stats.maxLength))),
+      stepTokens: sum(({ command, train }) => command.training.batch_size * train.stats.maxLength),
+      adapters: jobs.length,
+      stripColumns: sum(({ command }) => Math.ceil(command.lora.r / 16) * 16),
+      dropout: jobs.some(({ command }) => command.lora.lora_dropout > 0),
+    };
   }
 
   // ---- steps ----
@@ -271,20 +323,39 @@ export class Trainer {
     }
     const alive = members.filter((member) => this.#has(member));
     if (alive.length === 0) return;
-    const items = alive.map(({ job }) => job.optimizerItem());
-    const results = model.optimizerStep(items);
+    const updates = this.#optimize(alive);
     const seconds = now() - began;
-    this.#measure(alive.map((member) => steps.get(member)!), seconds);
-    for (const [i, member] of alive.entries()) {
+    this.#measure([...updates.keys()].map((member) => steps.get(member)!), seconds);
+    for (const [member, { learningRate, result }] of updates) {
       await this.#stepped(member, {
         next: steps.get(member)!,
         tally: tallies.get(member)!,
-        learningRate: items[i]!.learningRate,
-        result: results[i]!,
+        learningRate,
+        result,
         seconds,
         groupSize: alive.length,
       });
     }
+  }
+
+  /** One call for all; where that does not fit in memory, halves, down to the one job that fails. */
+  #optimize(members: readonly Member[]): Map<Member, { learningRate: number; result: OptimizerResult }> {
+    const items = members.map(({ job }) => job.optimizerItem());
+    let results: OptimizerResult[];
+    try {
+      results = this.#options.model.optimizerStep(items);
+    } catch (error) {
+      if (!(error instanceof TlError) || error.status !== "OUT_OF_MEMORY") throw error;
+      if (members.length === 1) {
+        this.#fail(members[0]!, refusal(error));
+        return new Map();
+      }
+      const half = Math.ceil(members.length / 2);
+      return new Map([...this.#optimize(members.slice(0, half)), ...this.#optimize(members.slice(half))]);
+    }
+    return new Map(
+      members.map((member, i) => [member, { learningRate: items[i]!.learningRate, result: results[i]! }]),
+    );
   }
 
   async #stepped(member: Member, outcome: {
@@ -539,6 +610,21 @@ function finite(result: ValidationResult): ValidationResult {
   return Number.isFinite(result.valid_loss) ? result : { ...result, valid_loss: Number.MAX_VALUE };
 }
 
+/** Names bytes, because who reads it has to decide between a smaller job and a larger device. */
+class NoRoomError extends Error {
+  override readonly name = "NoRoomError";
+
+  constructor({ tokens, stepBytes, availableBytes, recompute }: MemoryPlan, others: number, adapterBytes: number) {
+    super(
+      `a micro-batch of one sequence of ${tokens} tokens needs ${
+        byteText(stepBytes)
+      } (recompute: ${recompute}), but the ` +
+        `device has ${byteText(availableBytes ?? 0)} for it beside the base model and the adapters of this job and ` +
+        `${others} others (${byteText(adapterBytes)})`,
+    );
+  }
+}
+
 function refusal(error: unknown): Omit<FailedEvent, "type" | "job_id" | "epoch"> {
   const message = error instanceof Error ? error.message : String(error);
   if (error instanceof TlError) {
@@ -546,6 +632,7 @@ function refusal(error: unknown): Omit<FailedEvent, "type" | "job_id" | "epoch">
     if (error.status === "OUT_OF_MEMORY") return { blame: "host", code: "out_of_memory", message, param: null };
     return { blame: "host", code: "engine_refused", message, param: null };
   }
+  if (error instanceof NoRoomError) return { blame: "host", code: "out_of_memory", message, param: null };
   if (error instanceof CheckpointError) return { blame: "host", code: "bad_checkpoint", message, param: null };
   return { blame: "host", code: "cannot_start", message, param: null };
 }

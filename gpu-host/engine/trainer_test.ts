@@ -355,6 +355,79 @@ Deno.test("a batch that does not fit is halved, without changing a bit; a sequen
   strictEqual(bench.of("failed", "long")[0]!.blame, "host");
 });
 
+Deno.test("a group's memory is asked for when its members or the budget change, and told", async () => {
+  const expected = (await alone()).adapter("a");
+  const bench = new Bench({ microBatchTokens: 1000 });
+  bench.model.memoryBytes = 1e9;
+  bench.trainer.add(bench.job("bb", { lora: loraSpec({ r: 4 }) }));
+  await bench.turns(3);
+  strictEqual(bench.of("memory").length, 1);
+  bench.trainer.add(bench.job("a"));
+  await bench.turns(2);
+  bench.trainer.setBudget(17);
+  await bench.turns(1);
+  deepStrictEqual(bench.of("memory").map(({ jobs, micro_batch_tokens, fits }) => [jobs, micro_batch_tokens, fits]), [
+    [1, 1000, true],
+    [2, 1000, true],
+    [2, 17, true],
+  ]);
+  const [first] = bench.of("memory");
+  strictEqual(first!.recompute, "nothing");
+  ok(first!.needed_bytes > 1000 && first!.available_bytes! < 1e9);
+  await bench.untilIdle();
+  strictEqual(bench.adapter("a"), expected);
+});
+
+Deno.test("micro-batches shrink to the memory before the engine refuses one, without changing a bit", async () => {
+  const expected = (await alone()).adapter("a");
+  const bench = new Bench({ microBatchTokens: 1000 });
+  bench.trainer.add(bench.job("a"));
+  bench.model.memoryBytes = 16 * [...bench.model.slots.values()][0]!.weights.length + 1000 + 16 * 20;
+  await bench.untilIdle();
+  const [memory] = bench.of("memory");
+  ok(memory!.micro_batch_tokens <= 20 && memory!.fits, JSON.stringify(memory));
+  ok(bench.model.calls.every(({ tokens }) => tokens <= 20));
+  strictEqual(bench.adapter("a"), expected);
+});
+
+Deno.test("a newcomer for which there is no room is handed back with the bytes; its neighbour stays as it was", async () => {
+  const expected = (await alone()).adapter("a");
+  const bench = new Bench();
+  bench.trainer.add(bench.job("a"));
+  await bench.turns(1);
+  const slot = 16 * [...bench.model.slots.values()][0]!.weights.length;
+  bench.model.memoryBytes = 2 * slot + 1000 + 16 * 12;
+  bench.trainer.add(bench.job("long", {}, randomShard(3, 2, 40)));
+  const [failed] = bench.of("failed", "long");
+  strictEqual(failed!.blame, "host");
+  strictEqual(failed!.code, "out_of_memory");
+  match(failed!.message, /^a micro-batch of one sequence of \d+ tokens needs [\d,]+ bytes \(recompute: layer\), /);
+  match(failed!.message, /but the device has 1,192 bytes .* adapters of this job and 1 others \([\d,]+ bytes\)$/);
+  strictEqual(bench.model.slots.size, 1);
+  await bench.untilIdle();
+  strictEqual(bench.adapter("a"), expected);
+});
+
+Deno.test("an optimizer call that does not fit is halved, without changing a bit", async () => {
+  const expected = (await alone()).adapter("a");
+  const bench = new Bench();
+  bench.model.maxItems = 1;
+  for (const id of ["a", "bb", "ccc"]) bench.trainer.add(bench.job(id));
+  await bench.untilIdle();
+  strictEqual(bench.adapter("a"), expected);
+  strictEqual(bench.of("finished").length, 3);
+  strictEqual(bench.of("step", "a")[0]!.metrics.group_size, 3);
+});
+
+Deno.test("a job whose optimizer step never fits fails with the host's blame, not the engine", async () => {
+  const bench = new Bench();
+  bench.model.maxItems = 0;
+  bench.trainer.add(bench.job("a"));
+  await bench.untilIdle();
+  const [failed] = bench.of("failed");
+  deepStrictEqual([failed!.blame, failed!.code], ["host", "out_of_memory"]);
+});
+
 Deno.test("a sequence that the engine refuses fails its own job only", async () => {
   const expected = (await alone()).adapter("a");
   const bench = new Bench();

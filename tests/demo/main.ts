@@ -6,6 +6,7 @@
 import cliProgress from "cli-progress";
 import { parseArgs } from "node:util";
 import type OpenAI from "openai";
+import { programArgs } from "../harness/args.ts";
 import { adapterOf, createJob, type Job, jobEvents, type JobRequest, terminal, uploadJsonl } from "../harness/jobs.ts";
 import { Service } from "../harness/service.ts";
 import { table } from "../harness/table.ts";
@@ -13,22 +14,22 @@ import { demoModel } from "./model.ts";
 import { type DemoTask, demoTasks } from "./tasks/mod.ts";
 
 const { values: flags } = parseArgs({
-  args: Deno.args,
+  args: programArgs(),
   options: {
     keep: { type: "boolean", default: false },
-    device: { type: "string", default: "cpu" },
+    device: { type: "string", default: "auto" },
     out: { type: "string" },
     help: { type: "boolean", default: false },
   },
 });
-if (flags.help || !["cpu", "cuda"].includes(flags.device)) {
+if (flags.help) {
   console.log(
-    "deno task demo [--keep] [--device cpu|cuda] [--out DIR]\n" +
+    "deno task demo [--keep] [--device cpu|cuda|cuda:0|auto] [--out DIR]\n" +
       "  --keep    leave the service running at the end and print its URL and key (Ctrl-C stops it)\n" +
-      "  --device  what trains: cpu (default) or cuda\n" +
+      "  --device  what trains: cpu, cuda, cuda:0 or auto (default: GPUs where there are any, else the CPU)\n" +
       "  --out     folder for the adapters (default: a new temporary folder)",
   );
-  Deno.exit(flags.help ? 0 : 2);
+  Deno.exit(0);
 }
 
 const heldOutExamples = 64;
@@ -95,13 +96,17 @@ async function run(): Promise<void> {
   const started = performance.now();
   const seconds = () => ((performance.now() - started) / 1000).toFixed(1);
 
-  const current = service = await Service.start({ folder });
-  await current.startHost({ models: [demoModel.folder], device: flags.device as "cpu" | "cuda" });
+  const current = service = await Service.start({ folder, device: flags.device });
+  await current.startHost({ models: [demoModel.folder] });
   await current.modelOffered(demoModel.id);
   const client = current.client();
-  console.log(
-    `service at ${current.url} with base model ${demoModel.id}, one host (${flags.device})  [${seconds()} s]`,
+  const devices = await current.devices();
+  const trainsOn = devices.map(({ backend, ordinal, name }) =>
+    backend === "cpu" ? `CPU, ${name}` : `GPU ${ordinal}, ${name}`
   );
+  console.log(`service at ${current.url} with base model ${demoModel.id}, one host  [${seconds()} s]`);
+  console.log(`trains on ${trainsOn.join("; ")}`);
+  for (const { note } of devices) if (note !== undefined) console.log(`  ${note}`);
 
   const entries: Entry[] = [];
   for (const [index, task] of demoTasks.entries()) {

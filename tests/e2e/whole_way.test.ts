@@ -87,7 +87,9 @@ Deno.test("a job goes in through the openai client and a PEFT adapter comes out"
         assertEquals(missing, []);
         console.log(`    PEFT loss ${loss}, engine ${reported}, largest logit difference ${difference}`);
         assert(difference < 1e-4, `PEFT's and the engine's logits differ by up to ${difference}`);
-        assert(Math.abs(loss - (reported ?? NaN)) < 1e-4, `PEFT says ${loss}, the engine said ${reported}`);
+        // PEFT computes in fp32 here, a GPU of ours in bf16.
+        const tolerance = (await service.devices()).every(({ backend }) => backend === "cpu") ? 1e-4 : 2e-2;
+        assert(Math.abs(loss - (reported ?? NaN)) < tolerance, `PEFT says ${loss}, the engine said ${reported}`);
       },
     });
   } finally {

@@ -1,10 +1,14 @@
-/** `deno task verify:faults [--rounds N] [--seed S]`: one line a round, exit 1 when a promise broke. */
+/**
+ * `deno task verify:faults [--rounds N] [--seed S]`: one line a round, exit 1 when a promise broke. The hosts' device comes from
+ * TLORA_DEVICE (default cpu).
+ */
 
 import { parseArgs } from "node:util";
+import { programArgs } from "../harness/args.ts";
 import { campaign, type Round } from "./campaign.ts";
 
 const { values } = parseArgs({
-  args: Deno.args,
+  args: programArgs(),
   options: { rounds: { type: "string", default: "20" }, seed: { type: "string", default: "1" } },
 });
 const count = Number(values.rounds);

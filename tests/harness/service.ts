@@ -9,7 +9,8 @@ const repository = new URL("../../", import.meta.url).pathname;
 export interface HostOptions {
   readonly name?: string;
   readonly models: readonly string[];
-  readonly device?: "cpu" | "cuda";
+  /** In place of the service's own. */
+  readonly device?: string;
   readonly threads?: number;
   /** Further flags of gpu-host/main.ts. */
   readonly flags?: readonly string[];
@@ -18,13 +19,24 @@ export interface HostOptions {
 export interface ServiceOptions {
   /** Empty folder for state, blobs and logs; the caller removes it. */
   readonly folder: string;
+  /** What its hosts train on, as gpu-host's --device takes it; default $TLORA_DEVICE, else the CPU. */
+  readonly device?: string | undefined;
   /** Further flags of api/main.ts. */
   readonly apiFlags?: readonly string[];
+}
+
+/** A device as the fleet list shows it. */
+export interface HostDevice {
+  readonly ordinal: number;
+  readonly backend: "cpu" | "cuda";
+  readonly name: string;
+  readonly note?: string;
 }
 
 export class Service {
   readonly folder: string;
   readonly adminKey: string;
+  readonly device: string;
   readonly #apiFlags: readonly string[];
   #port = 0;
   #api: Child | undefined;
@@ -33,6 +45,7 @@ export class Service {
 
   private constructor(options: ServiceOptions) {
     this.folder = options.folder;
+    this.device = options.device ?? (Deno.env.get("TLORA_DEVICE") || "cpu");
     this.adminKey = `tlora-${crypto.randomUUID().replaceAll("-", "")}${crypto.randomUUID().replaceAll("-", "")}`;
     this.#apiFlags = options.apiFlags ?? [];
   }
@@ -130,7 +143,7 @@ export class Service {
         `${this.folder}/${name}`,
         ...options.models.flatMap((folder) => ["--models", folder]),
         "--device",
-        options.device ?? "cpu",
+        options.device ?? this.device,
         ...(options.threads === undefined ? [] : ["--threads", String(options.threads)]),
         ...(options.flags ?? []),
       ],
@@ -149,6 +162,12 @@ export class Service {
       const page = await this.client().models.list();
       return page.data.some((model) => model.id === id);
     }, 90);
+  }
+
+  /** Of all registered hosts. */
+  async devices(): Promise<HostDevice[]> {
+    const fleet = await this.request<{ data: { devices: HostDevice[] }[] }>("GET", "/v1/hosts");
+    return fleet.data.flatMap((host) => host.devices);
   }
 
   async killApi(): Promise<void> {

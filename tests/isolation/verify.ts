@@ -1,18 +1,27 @@
-/** `deno task verify:isolation`: every scenario on the real service, one line each, exit 1 when a hash differs. */
+/**
+ * `deno task verify:isolation [--device cpu|cuda|cuda:0|auto]`: every scenario on the real service, one line each, exit 1 when a hash
+ * differs. The device is also taken from TLORA_DEVICE.
+ */
 
+import { parseArgs } from "node:util";
 import { demoModel } from "../demo/model.ts";
+import { programArgs } from "../harness/args.ts";
 import { Service } from "../harness/service.ts";
 import { makeContext, scenarios } from "./scenarios.ts";
 
 /** Returns the number of scenarios that held and failed. */
-export async function verifyIsolation(print: (line: string) => void): Promise<{ passed: number; failed: number }> {
+export async function verifyIsolation(
+  print: (line: string) => void,
+  device?: string,
+): Promise<{ passed: number; failed: number }> {
   const folder = await Deno.makeTempDir({ prefix: "tlora-isolation-" });
-  const service = await Service.start({ folder });
+  const service = await Service.start({ folder, device });
   let passed = 0;
   let failed = 0;
   try {
     await service.startHost({ models: [demoModel.folder], threads: 2 });
     await service.modelOffered(demoModel.id);
+    print(`trains on ${(await service.devices()).map(({ backend, name }) => `${backend}: ${name}`).join(", ")}`);
     const context = await makeContext(service);
     const reference = new Map<number, string>();
     for (const [index, scenario] of scenarios.entries()) {
@@ -42,7 +51,8 @@ export async function verifyIsolation(print: (line: string) => void): Promise<{ 
 }
 
 if (import.meta.main) {
-  const { passed, failed } = await verifyIsolation(console.log);
+  const { values } = parseArgs({ args: programArgs(), options: { device: { type: "string" } } });
+  const { passed, failed } = await verifyIsolation(console.log, values.device);
   console.log(`isolation: ${passed} passed, ${failed} failed`);
   Deno.exit(failed === 0 ? 0 : 1);
 }

@@ -10,10 +10,11 @@ import { Agent, type AgentOptions } from "../agent.ts";
 import { BlobCache, type CreateFile, createFile } from "../blob_cache.ts";
 import { type Clock, systemClock } from "../clock.ts";
 import { ControlPlane } from "../control_plane.ts";
+import { chooseDevices } from "../device_choice.ts";
 import { spawnEngine } from "../engine_process.ts";
 import { Folders } from "../folders.ts";
 import { prepareInWorker } from "../prepare.ts";
-import { deviceKind, probeEngine } from "../probe.ts";
+import { probeEngine } from "../probe.ts";
 import { Profiles } from "../profiles.ts";
 import { openFile, Uploader } from "../uploads.ts";
 import { lehmer } from "../../engine/testing/shards.ts";
@@ -65,8 +66,7 @@ export class Bench {
       dataFolder: folders.root,
     };
     const hello = await probeEngine(() => spawnEngine(program));
-    const devices = deviceKind(hello, "cpu", 1, 2 ** 32);
-    if ("reason" in devices) throw new Error(devices.reason);
+    const { devices } = chooseDevices(hello, { kind: "cpu" }, { threads: 1, memoryBytes: 2 ** 32 });
     const modelFolders = [`${this.folder}/models`];
     const catalog = new ModelCatalog({ folders: modelFolders, cacheFolder: `${folders.cache}/models` });
     const profiles = new Profiles(devices.map(({ ordinal, backend, memory_bytes }) => ({

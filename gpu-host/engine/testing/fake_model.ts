@@ -7,6 +7,7 @@ import type { AdapterTensor } from "../../peft/export.ts";
 import type {
   AdapterConfig,
   MemoryEstimate,
+  MemoryRequest,
   ModelInfo,
   OptimizerItem,
   OptimizerResult,
@@ -14,6 +15,7 @@ import type {
   Slot,
   StateName,
 } from "../abi.ts";
+import { recomputePolicies } from "../abi.ts";
 import type { PackedBatch } from "../batch.ts";
 import type { EngineModel } from "../engine.ts";
 import { TlError } from "../tl_error.ts";
@@ -34,6 +36,11 @@ export class FakeModel implements EngineModel {
   poison: number | undefined;
   /** From this optimizer step on, slots with this rank are not finite. */
   diverge: { rank: number; step: number } | undefined;
+  /** Of step and slots together; null = it does not know. */
+  memoryBytes: number | null = null;
+  /** Most slots of one optimizer call. */
+  maxItems = Infinity;
+  readonly offloaded = new Set<Slot>();
   #next = 1n;
 
   describe(): ModelInfo {
@@ -51,13 +58,29 @@ export class FakeModel implements EngineModel {
       compute: "fp32",
       parameters: 1000,
       weightBytes: 4000,
-      adapterBytes: 0,
+      adapterBytes: this.#adapterBytes(),
       workspaceBytes: 0,
     };
   }
 
-  memoryEstimate({ tokens, adapterParameters }: { tokens: number; adapterParameters: number }): MemoryEstimate {
-    return { stepBytes: 1000 + 64 * tokens, adapterBytes: 16 * adapterParameters };
+  memoryEstimate({ tokens, adapterParameters }: MemoryRequest): MemoryEstimate {
+    const availableBytes = this.memoryBytes === null ? null : this.memoryBytes - this.#adapterBytes();
+    const adapterBytes = 16 * adapterParameters;
+    const kept = [64, 32, 16].map((bytes) => 1000 + bytes * tokens);
+    const room = (availableBytes ?? Infinity) - adapterBytes;
+    const found = kept.findIndex((bytes) => bytes <= room);
+    const policy = found === -1 ? kept.length - 1 : found;
+    return {
+      stepBytes: kept[policy]!,
+      adapterBytes,
+      recompute: recomputePolicies[policy]!,
+      availableBytes,
+      fits: found !== -1,
+    };
+  }
+
+  #adapterBytes(): number {
+    return 16 * [...this.slots.values()].reduce((sum, { weights }) => sum + weights.length, 0);
   }
 
   addAdapter(config: AdapterConfig): Slot {
@@ -76,6 +99,19 @@ export class FakeModel implements EngineModel {
 
   removeAdapter(slot: Slot): void {
     if (!this.slots.delete(slot)) throw new TlError("tl_adapter_remove", 2, `slot ${slot} does not exist`);
+    this.offloaded.delete(slot);
+  }
+
+  offloadAdapter(slot: Slot): void {
+    if (this.#slot(slot).gradient.some((value) => value !== 0)) {
+      throw new TlError("tl_adapter_offload", 1, `the gradient of slot ${slot} must be zero`);
+    }
+    this.offloaded.add(slot);
+  }
+
+  restoreAdapter(slot: Slot): void {
+    this.#slot(slot);
+    this.offloaded.delete(slot);
   }
 
   layout(slot: Slot): AdapterTensor[] {
@@ -103,6 +139,9 @@ export class FakeModel implements EngineModel {
 
   forwardBackward(batch: PackedBatch): SegmentResult[] {
     this.#admit("train", batch);
+    for (const { slot } of batch.segments) {
+      if (this.offloaded.has(slot)) throw new TlError("tl_forward_backward", 1, `slot ${slot} must not be offloaded`);
+    }
     return batch.segments.map((segment) => {
       const state = this.#slot(segment.slot);
       const { tokens } = batch;
@@ -125,6 +164,7 @@ export class FakeModel implements EngineModel {
   }
 
   optimizerStep(items: readonly OptimizerItem[]): OptimizerResult[] {
+    if (items.length > this.maxItems) throw new TlError("tl_optimizer_step", 5, `${items.length} slots do not fit`);
     this.items.push(...items);
     return items.map((item) => {
       const state = this.#slot(item.slot);
