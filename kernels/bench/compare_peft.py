@@ -78,6 +78,7 @@ def run_engine(args, folder, sequences, count):
 
 
 def run_peft(folder, dtype, device, layout, weights, sequences, count):
+    gc.collect()  # the model of the run before
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa").to(device)
     # As PEFT does by itself: the adapter stays in fp32 also over a bf16 base.
     model = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=ALPHA, lora_dropout=0.0, target_modules=tlora.MODULES))
@@ -98,8 +99,6 @@ def run_peft(folder, dtype, device, layout, weights, sequences, count):
         part.backward()
         loss += part.item()
     gradient = np.concatenate([parameter(*t[:3]).grad.float().cpu().numpy().reshape(-1) for t in layout])
-    del model, base, parameters
-    gc.collect()
     return loss, gradient
 
 

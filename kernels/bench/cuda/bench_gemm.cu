@@ -17,11 +17,18 @@
 
 #include "cuda/check.h"
 #include "cuda/cublaslt.h"
+#include "cuda/device_memory.h"
 #include "cuda/kernels.h"
 
 namespace {
 
 using namespace tlora;
+using bench::Event;
+using bench::Memory;
+using bench::milliseconds;
+using bench::normal;
+using bench::random_matrix;
+using bench::upload;
 using cuda::bf16;
 using cuda::check;
 using cuda::Gemm;
@@ -31,26 +38,6 @@ constexpr int kMixedAdapters = 8;   // of rank 16
 constexpr int kMixedSequence = 96;  // rows: two or three adapters in a 128-row block
 constexpr uint32_t kAllModules = 7;
 
-__device__ uint32_t mix(uint32_t x) {
-  x ^= x >> 16;
-  x *= 0x7feb352du;
-  x ^= x >> 15;
-  x *= 0x846ca68bu;
-  return x ^ x >> 16;
-}
-
-__device__ float normal(int64_t i, uint32_t seed) {
-  const uint32_t u = mix(static_cast<uint32_t>(i) ^ mix(static_cast<uint32_t>(i >> 32) + seed)),
-                 v = mix(u + 0x9E3779B9u);
-  return sqrtf(-2.0f * logf((static_cast<float>(u) + 1.0f) * 0x1p-32f)) * cospif(static_cast<float>(v) * 0x1p-31f);
-}
-
-__global__ void fill_normal(bf16* out, int64_t count, float deviation, uint32_t seed) {
-  const int64_t step = int64_t{gridDim.x} * blockDim.x;
-  for (int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += step)
-    out[i] = __float2bfloat16_rn(deviation * normal(i, seed));
-}
-
 // Rows of a strip [rows, columns] as the mixed batch has them: numbers in the 16 columns of the row's own adapter, else
 // 0.
 __global__ void fill_mixed_strip(bf16* out, int64_t rows, int64_t columns, float deviation, uint32_t seed) {
@@ -59,39 +46,6 @@ __global__ void fill_mixed_strip(bf16* out, int64_t rows, int64_t columns, float
     const int64_t owner = i / columns / kMixedSequence % kMixedAdapters;
     out[i] = __float2bfloat16_rn(i % columns / 16 == owner ? deviation * normal(i, seed) : 0.0f);
   }
-}
-
-template <class T>
-class Memory {
- public:
-  Memory() = default;
-  explicit Memory(int64_t count) {
-    check(cudaMalloc(reinterpret_cast<void**>(&data_), static_cast<size_t>(count) * sizeof(T)), "cudaMalloc");
-  }
-  Memory(Memory&& other) noexcept : data_(other.data_) { other.data_ = nullptr; }
-  Memory& operator=(Memory&& other) noexcept {
-    std::swap(data_, other.data_);
-    return *this;
-  }
-  ~Memory() { cudaFree(data_); }
-  T* data() const { return data_; }
-
- private:
-  T* data_ = nullptr;
-};
-
-Memory<bf16> random_matrix(int64_t count, float deviation, uint32_t seed) {
-  Memory<bf16> memory(count);
-  fill_normal<<<2048, 256>>>(memory.data(), count, deviation, seed);
-  cuda::check_launch("fill_normal");
-  return memory;
-}
-
-template <class T>
-Memory<T> upload(const std::vector<T>& values) {
-  Memory<T> memory(static_cast<int64_t>(values.size()));
-  check(cudaMemcpy(memory.data(), values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");
-  return memory;
 }
 
 struct Shape {
@@ -192,19 +146,6 @@ void run_cublaslt(cuda::CublasLt& library, cudaStream_t stream, const Gemm& g) {
   library.gemm(stream, g.b_is_k_major, g.m, g.n, g.k, g.a, g.lda, g.b, g.ldb, g.out, g.ldc, g.out_fp32);
 }
 
-struct Event {
-  Event() { check(cudaEventCreate(&event), "cudaEventCreate"); }
-  ~Event() { cudaEventDestroy(event); }
-  cudaEvent_t event;
-};
-
-double milliseconds(const Event& from, const Event& to) {
-  float ms = 0;
-  check(cudaEventSynchronize(to.event), "cudaEventSynchronize");
-  check(cudaEventElapsedTime(&ms, from.event, to.event), "cudaEventElapsedTime");
-  return ms;
-}
-
 struct Candidate {
   const char* name;
   std::function<void(int set)> run;  // empty: not here
@@ -223,9 +164,9 @@ void measure(std::vector<Candidate>& candidates, int sets, int groups, double fl
       if (!candidates[i].run) continue;
       try {
         candidates[i].run(set++ % sets);  // keeps the device busy while the group is being launched
-        check(cudaEventRecord(begin.event), "cudaEventRecord");
+        begin.record(nullptr);
         for (int c = 0; c < calls; ++c) candidates[i].run(set++ % sets);
-        check(cudaEventRecord(end.event), "cudaEventRecord");
+        end.record(nullptr);
         const double ms = milliseconds(begin, end);
         if (group >= 0) times[i].push_back(1000 * ms / calls);
       } catch (const std::exception& error) {
@@ -330,9 +271,9 @@ class Bench {
         Event begin, end;
         double total = 0;
         while (total < 1000 * seconds) {
-          check(cudaEventRecord(begin.event), "cudaEventRecord");
+          begin.record(nullptr);
           for (int i = 0; i < 8; ++i) entry.run();
-          check(cudaEventRecord(end.event), "cudaEventRecord");
+          end.record(nullptr);
           rounds.push_back(milliseconds(begin, end) / 8);
           total += 8 * rounds.back();
         }

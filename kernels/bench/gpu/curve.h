@@ -83,7 +83,8 @@ inline void run_curve(const Options& o) {
   }
   say("loss %.4f to %.4f, at most %.2e from the CPU's", here.front(), here.back(), worst);
   Json out;
-  out.add("data", o.tokens.empty() ? "chains" : "demo corpus, answers upper-cased").add("backend", o.backend == TL_BACKEND_CUDA ? "cuda" : "cpu").add("steps", kSteps).add("first_loss", here.front()).add("last_loss", here.back());
+  out.add("data", o.tokens.empty() ? "chains" : "demo corpus, answers upper-cased");
+  out.add("backend", o.backend == TL_BACKEND_CUDA ? "cuda" : "cpu").add("steps", kSteps).add("first_loss", here.front()).add("last_loss", here.back());
   out.add("worst_difference", worst).add("mean_difference", sum / kSteps).add("losses", here).add("losses_cpu", reference);
   write_json(o, "curve", out);
 }

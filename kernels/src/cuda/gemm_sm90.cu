@@ -78,7 +78,7 @@ __device__ __forceinline__ Tile tile_of(const Arguments& g, int work, int bn, ui
 }
 
 // The transpose of the 4 x 4 words that the four lanes of a quad hold: word i of lane q goes to word q of lane i.
-__device__ __forceinline__ uint4 exchange_in_quad(const uint32_t (&word)[4], int quad) {
+__device__ __forceinline__ uint4 exchange_in_quad(const uint32_t* word, int quad) {
   constexpr unsigned kAll = 0xffffffffu;
   const bool odd = quad & 1, high = quad & 2;
   // Pairs of lanes exchange the words of the other parity, then the words of the other half.
@@ -225,6 +225,22 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
       wgmma_commit();
     };
 
+    // The tile before, rounded, on its way out: its stores run beside the first products of this tile, since all CTAs come
+    // to their tile's end at about the same time and the L2 takes as long for a wave of stores as for many products.
+    constexpr int kStores = Fp32 ? 1 : BN / 32;  // of 32 columns, both rows of a lane
+    uint32_t packed[kStores * 8];
+    bf16* out = nullptr;  // of this lane: its first row, its 8 columns of each 32
+    int out_columns = 0;  // from there to the end of the part
+    bool out_row[2] = {false, false};
+    auto store = [&](int i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        // Lane q of a quad has columns 2q, 2q + 1 of four blocks of 8; after the exchange, all of block q.
+        const uint4 block = exchange_in_quad(packed + i * 8 + half * 4, lane % 4);
+        if (out_row[half] && i * 32 < out_columns) *reinterpret_cast<uint4*>(out + half * 8 * g.ldc + i * 32) = block;
+      }
+    };
+
     for (int work = first_work; work < total; work += work_step) {
       const Tile t = tile_of(g, work, BN, rank);
       const int row0 = t.block * kBlockRows + consumer * 64;
@@ -238,15 +254,29 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
         load_residual(1, buffer ^ 1);
       }
       int previous = -1;
-      for (int k = 0; k < g.k_blocks; ++k, advance()) {
+      auto product = [&](bool fresh, auto&& beside) {
         mbarrier_wait(full + stage, phase);
-        multiply(4, k == 0);
-        if (previous >= 0) {
+        multiply(4, fresh);
+        beside();
+        if (!fresh) {
           wgmma_wait<1>();
           release(previous);
         }
         previous = stage;
+        advance();
+      };
+      int k = 0;
+      if (!Fp32 && work != first_work) {
+        if (g.k_blocks >= kStores) {
+#pragma unroll
+          for (int i = 0; i < kStores; ++i) product(i == 0, [&] { store(i); });
+          k = kStores;
+        } else {
+#pragma unroll
+          for (int i = 0; i < kStores; ++i) store(i);
+        }
       }
+      for (; k < g.k_blocks; ++k) product(k == 0, [] {});
       if (g.strip_parts > 0) {
         for (bool last = false; !last; advance()) {
           mbarrier_wait(full + stage, phase);
@@ -263,8 +293,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
       wgmma_wait<0>();
       release(previous);
 
-      // Straight from the registers: a store through the copy engine would queue behind the loads of the next tile. -0
-      // becomes +0, because a neighbour's zero strip would do that to it in one batch and not in another.
+      // -0 becomes +0, because a neighbour's zero strip would do that to it in one batch and not in another.
       const int part_end = g.part_column[t.part + 1];
       const int quad = lane % 4;
       if constexpr (Fp32) {
@@ -286,38 +315,26 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
           const char* const chunk = own_residual_chunks + buffer * kChunkBytes;
           if (g.residual) mbarrier_wait(own_residual + buffer, residual_phase);
 #pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const int inside = warp * 16 + lane / 4 + half * 8;
-            const bool real_row = row0 + inside < g.m;
-            bf16* const to = static_cast<bf16*>(g.out) + (row0 + inside) * g.ldc;
+          for (int j = 0; j < 8; ++j)
 #pragma unroll
-            for (int group = 0; group < 2; ++group) {  // of 32 columns
-              uint32_t packed[4];
-#pragma unroll
-              for (int i = 0; i < 4; ++i) {
-                const int j = c * 8 + group * 4 + i;
-                float x = sums[j * 4 + half * 2], y = sums[j * 4 + half * 2 + 1];
-                const int at = t.column + j * 8 + quad * 2;
-                if (g.bias && at < part_end) {
-                  const float2 bias = __ldg(reinterpret_cast<const float2*>(g.bias + at));
-                  x += bias.x;
-                  y += bias.y;
-                }
-                if (g.residual) {
-                  const __nv_bfloat162 other = *reinterpret_cast<const __nv_bfloat162*>(
-                      chunk + inside * 128 + (((group * 4 + i) ^ (inside & 7)) << 4) + quad * 4);
-                  x += __low2float(other);
-                  y += __high2float(other);
-                }
-                const __nv_bfloat162 pair = __floats2bfloat162_rn(x + 0.0f, y + 0.0f);
-                packed[i] = *reinterpret_cast<const uint32_t*>(&pair);
+            for (int half = 0; half < 2; ++half) {
+              const int inside = warp * 16 + lane / 4 + half * 8;
+              float x = sums[(c * 8 + j) * 4 + half * 2], y = sums[(c * 8 + j) * 4 + half * 2 + 1];
+              const int at = t.column + (c * 8 + j) * 8 + quad * 2;
+              if (g.bias && at < part_end) {
+                const float2 bias = __ldg(reinterpret_cast<const float2*>(g.bias + at));
+                x += bias.x;
+                y += bias.y;
               }
-              // Lane q of a quad has columns 2q, 2q + 1 of four blocks of 8; after the exchange, all of block q.
-              const uint4 block = exchange_in_quad(packed, quad);
-              const int column = t.column + c * 64 + group * 32 + quad * 8;
-              if (real_row && column < part_end) *reinterpret_cast<uint4*>(to + column) = block;
+              if (g.residual) {
+                const __nv_bfloat162 other =
+                    *reinterpret_cast<const __nv_bfloat162*>(chunk + inside * 128 + ((j ^ (inside & 7)) << 4) + quad * 4);
+                x += __low2float(other);
+                y += __high2float(other);
+              }
+              const __nv_bfloat162 pair = __floats2bfloat162_rn(x + 0.0f, y + 0.0f);
+              packed[(c * 2 + j / 4) * 8 + half * 4 + j % 4] = *reinterpret_cast<const uint32_t*>(&pair);
             }
-          }
           if (g.residual) {
             residual_phase ^= buffer;  // a phase for both buffers: they take turns, first 0, then 1
             named_barrier(1 + consumer, 128);
@@ -325,7 +342,16 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
             buffer ^= 1;
           }
         }
+        const int row = row0 + warp * 16 + lane / 4;
+        out = static_cast<bf16*>(g.out) + row * g.ldc + t.column + quad * 8;
+        out_columns = part_end - t.column - quad * 8;
+        out_row[0] = row < g.m;
+        out_row[1] = row + 8 < g.m;
       }
+    }
+    if (!Fp32 && first_work < total) {
+#pragma unroll
+      for (int i = 0; i < kStores; ++i) store(i);
     }
   }
   // The partner may still send into this CTA's slots or arrive on its barriers.
