@@ -183,8 +183,8 @@ class Backend {
   // working_bytes. Throws Error(TL_OUT_OF_MEMORY) with nothing taken.
   virtual void adapter_attach(Adapter& adapter) = 0;
   virtual void adapter_detach(Adapter& adapter) noexcept = 0;
-  // Bytes of the working copies of an adapter with so many elements.
-  virtual int64_t working_bytes(int64_t elements) const = 0;
+  // Bytes of the working copies of adapters with so many elements and strip columns together.
+  virtual int64_t working_bytes(int64_t elements, int64_t columns) const = 0;
   // Moves the moments of an idle adapter to host memory (pinned on CUDA) and frees its gradient, which must be zero; the
   // weights stay. Restore brings them back and clears the gradient. Both may run behind the call. The CPU does nothing but
   // note it.

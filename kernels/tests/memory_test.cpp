@@ -278,39 +278,43 @@ TEST(recompute_is_the_first_policy_that_fits) {
   const random_model::Folder folder(spec_of("llama"));
   const std::vector<SlotSpec> one = {{16, 127, 0}};
   const int length = 180;
+  // Tiers: inputs kept, nothing, mlp, layer.
+  constexpr int32_t kTiers = 4;
+  const int32_t policies[kTiers] = {TL_RECOMPUTE_NOTHING, TL_RECOMPUTE_NOTHING, TL_RECOMPUTE_MLP, TL_RECOMPUTE_LAYER};
   // One slot, so that the estimate is exact but for the number of segments, which the CPU's scratch does not depend on.
-  int64_t need[3];
-  for (int32_t policy = 0; policy < 3; ++policy) {
+  int64_t need[kTiers];
+  for (int32_t tier = 0; tier < kTiers; ++tier) {
     Rig rig(folder, one);
-    rig.model->force_recompute(policy);
+    rig.model->force_recompute(policies[tier]);
+    if (tier == 1) rig.device->budget = rig.device->used + need[0] - 1;
     const Batch b = rig.batch({0}, 1, length);
     tl_memory_request request = request_of(b, rig.targets);
     rig.model->estimate(request);
-    need[policy] = request.step_bytes;
-    CHECK(request.recompute == policy && request.fits == 1 && request.available_bytes == rig.device->free_bytes());
+    need[tier] = request.step_bytes;
+    CHECK(request.recompute == policies[tier] && request.fits == 1 && request.available_bytes == rig.device->free_bytes());
     rig.run(b);
-    CHECK_MSG(rig.workspace_bytes() == need[policy], "policy %d: estimate %lld, workspace %lld", policy, static_cast<long long>(need[policy]), static_cast<long long>(rig.workspace_bytes()));
+    CHECK_MSG(rig.workspace_bytes() == need[tier], "tier %d: estimate %lld, workspace %lld", tier, static_cast<long long>(need[tier]), static_cast<long long>(rig.workspace_bytes()));
   }
-  REQUIRE(need[0] > need[1] && need[1] > need[2]);
-  for (int32_t policy = 0; policy < 3; ++policy)
+  for (int32_t tier = 1; tier < kTiers; ++tier) REQUIRE(need[tier - 1] > need[tier]);
+  for (int32_t tier = 0; tier < kTiers; ++tier)
     for (const int64_t less : {0, 1}) {
       Rig rig(folder, one);
       // A small step before: its workspace must be given back, not counted twice.
       rig.run(rig.batch({0}, 2, 2));
       const int64_t kept = rig.workspace_bytes(), changes = rig.device->changes, used = rig.device->used;
-      rig.device->budget = used - kept + need[policy] - less;
+      rig.device->budget = used - kept + need[tier] - less;
       const Batch b = rig.batch({0}, 1, length);
       tl_memory_request request = request_of(b, rig.targets);
       rig.model->estimate(request);
-      const int32_t expected = policy + static_cast<int32_t>(less);
-      CHECK(request.available_bytes == need[policy] - less);
-      CHECK(request.recompute == std::min(expected, 2) && request.fits == (expected < 3) && request.step_bytes == need[std::min(expected, 2)]);
+      const int32_t expected = tier + static_cast<int32_t>(less), last = kTiers - 1, got = std::min(expected, last);
+      CHECK(request.available_bytes == need[tier] - less);
+      CHECK(request.recompute == policies[got] && request.fits == (expected < kTiers) && request.step_bytes == need[got]);
       tl_memory_request beside = request;  // the same with slots that are not there yet
       beside.adapter_parameters = 100;
       rig.model->estimate(beside);
-      CHECK(beside.adapter_bytes == 2400 && beside.fits == (beside.recompute < 2 || need[2] + 2400 <= request.available_bytes));
+      CHECK(beside.adapter_bytes == 2400 && beside.fits == (beside.recompute < TL_RECOMPUTE_LAYER || need[last] + 2400 <= request.available_bytes));
       CHECK(beside.recompute >= request.recompute && rig.device->changes == changes);
-      if (expected < 3) {
+      if (expected < kTiers) {
         rig.run(b);
         CHECK(rig.workspace_bytes() == need[expected]);
         rig.run(rig.batch({0}, 2, 2));
@@ -323,7 +327,7 @@ TEST(recompute_is_the_first_policy_that_fits) {
       } catch (const Error& error) {
         const std::string text = error.what();
         CHECK(error.status() == TL_OUT_OF_MEMORY);
-        for (const int64_t number : {b.tokens, need[2], need[policy] - less})
+        for (const int64_t number : {b.tokens, need[last], need[tier] - less})
           CHECK_MSG(text.find(std::to_string(number)) != std::string::npos, "%lld is not in %s", static_cast<long long>(number), text.c_str());
       }
       CHECK(rig.device->changes == changes && rig.device->used == used && rig.workspace_bytes() == kept);

@@ -66,7 +66,7 @@ class CpuBackend : public Backend {
   void set_modules(int32_t, const int64_t (&)[kModules], const int64_t (&)[kModules]) override {}
   void adapter_attach(Adapter& adapter) override;
   void adapter_detach(Adapter& adapter) noexcept override;
-  int64_t working_bytes(int64_t elements) const override { return elements * 8; }  // two copies, ranks of whole vectors
+  int64_t working_bytes(int64_t elements, int64_t) const override { return elements * 8; }  // two copies, ranks of whole vectors
   void adapter_offload(Adapter& adapter) override { adapter.offloaded = true; }
   void adapter_restore(Adapter& adapter) override { adapter.offloaded = false; }
   void adapter_init(Adapter& adapter) override;

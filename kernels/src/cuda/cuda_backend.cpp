@@ -256,6 +256,11 @@ void CudaBackend::embed(const FrozenLinear& table, const int32_t* tokens, int64_
 
 int64_t CudaBackend::strip_bytes(int64_t tokens, int64_t, int64_t columns) const { return padded(tokens) * columns * 2; }
 
+// All modules have room for every adapter's columns, targeted or not.
+int64_t CudaBackend::working_bytes(int64_t, int64_t columns) const {
+  return WorkingCopies::bytes(layers_, sizes_, static_cast<int32_t>(round_up(columns, WorkingCopies::kGrowth)));
+}
+
 void CudaBackend::set_modules(int32_t layers, const int64_t (&in)[kModules], const int64_t (&out)[kModules]) {
   make_current();
   layers_ = layers;
@@ -299,7 +304,7 @@ void CudaBackend::adapter_attach(Adapter& adapter) {
   }
   home_columns_[&adapter] = first;
   attached_.push_back(&adapter);
-  adapter.working_bytes = working_bytes(adapter.elements);
+  adapter.working_bytes = WorkingCopies::bytes(layers_, sizes_, columns);
 }
 
 void CudaBackend::adapter_detach(Adapter& adapter) noexcept {

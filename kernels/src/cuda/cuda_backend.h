@@ -55,7 +55,7 @@ class CudaBackend final : public Backend {
   void set_modules(int32_t layers, const int64_t (&in)[kModules], const int64_t (&out)[kModules]) override;
   void adapter_attach(Adapter& adapter) override;
   void adapter_detach(Adapter& adapter) noexcept override;
-  int64_t working_bytes(int64_t elements) const override { return elements * 2; }
+  int64_t working_bytes(int64_t elements, int64_t columns) const override;
   void adapter_offload(Adapter& adapter) override;
   void adapter_restore(Adapter& adapter) override;
   void adapter_init(Adapter& adapter) override;

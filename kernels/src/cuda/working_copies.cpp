@@ -9,7 +9,6 @@ namespace tlora::cuda {
 namespace {
 
 constexpr int32_t kUnit = 16;
-constexpr int32_t kGrowth = 64;  // a box of the copy engine is 64 columns wide
 
 int group_first(int module) {
   return module <= TL_V_PROJ ? TL_Q_PROJ : module == TL_UP_PROJ ? TL_GATE_PROJ : module;
@@ -21,6 +20,12 @@ int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit
 WorkingCopies::~WorkingCopies() {
   cudaFree(memory_);
   cudaFree(homes_device_);
+}
+
+int64_t WorkingCopies::bytes(int32_t layers, const ModuleSizes& sizes, int32_t columns) {
+  int64_t elements = 0;
+  for (int m = 0; m < kModuleCount; ++m) elements += round_up(sizes.in[m], 64) + sizes.out[m];
+  return layers * elements * columns * 2;
 }
 
 void WorkingCopies::set_modules(int32_t layers, const ModuleSizes& sizes) {

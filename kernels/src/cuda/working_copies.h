@@ -19,6 +19,10 @@ class WorkingCopies {
   WorkingCopies(const WorkingCopies&) = delete;
   WorkingCopies& operator=(const WorkingCopies&) = delete;
 
+  static constexpr int32_t kGrowth = 64;  // columns: a box of the copy engine is as wide
+  // Of the copies of so many columns.
+  static int64_t bytes(int32_t layers, const ModuleSizes& sizes, int32_t columns);
+
   // Modules that share an input form one group: q, k, v | o | gate, up | down.
   void set_modules(int32_t layers, const ModuleSizes& sizes);
 

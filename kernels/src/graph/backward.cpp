@@ -49,8 +49,9 @@ void backward(const Model& model, const Batch& batch, StepBuffers& buffers) {
     const auto mlp = mlp_inputs(model, batch, i, buffers, b.gate_up);
     backend.linear_backward(batch, i, mlp, buffers.dnormed);
     if (mlp_targeted) {
-      if (!mlp_at_hand) backend.rmsnorm_forward(b.middle, w.post_norm, c.rms_eps, nullptr, n, c.hidden, buffers.x2, nullptr);
-      backend.adapter_gradients(batch, i, buffers.x2, mlp);
+      if (!mlp_at_hand && !buffers.keep_inputs)
+        backend.rmsnorm_forward(b.middle, w.post_norm, c.rms_eps, nullptr, n, c.hidden, b.x2, nullptr);
+      backend.adapter_gradients(batch, i, b.x2, mlp);
     }
     backend.rmsnorm_backward(buffers.dnormed, b.middle, w.post_norm, b.post_rstd, nullptr, n, c.hidden, &dh, dh);
 
@@ -66,8 +67,9 @@ void backward(const Model& model, const Batch& batch, StepBuffers& buffers) {
     const auto qkv = attention_inputs(model, batch, i, buffers, buffers.dqkv);
     backend.linear_backward(batch, i, qkv, i > 0 ? buffers.dnormed : Matrix{});
     if (attention_targeted) {
-      if (!attention_at_hand) backend.rmsnorm_forward(h, w.input_norm, c.rms_eps, nullptr, n, c.hidden, buffers.x1, nullptr);
-      backend.adapter_gradients(batch, i, buffers.x1, qkv);
+      if (!attention_at_hand && !buffers.keep_inputs)
+        backend.rmsnorm_forward(h, w.input_norm, c.rms_eps, nullptr, n, c.hidden, b.x1, nullptr);
+      backend.adapter_gradients(batch, i, b.x1, qkv);
     }
     if (i > 0) backend.rmsnorm_backward(buffers.dnormed, h, w.input_norm, b.input_rstd, nullptr, n, c.hidden, &dh, dh);
   }

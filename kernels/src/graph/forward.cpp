@@ -50,8 +50,8 @@ void attention_half(const Model& model, const Batch& batch, int layer, StepBuffe
   LayerBuffers& b = buffers.layer(layer);
   const Matrix h = buffers.hidden_in(layer);
 
-  backend.rmsnorm_forward(h, w.input_norm, c.rms_eps, nullptr, batch.tokens, c.hidden, buffers.x1, b.input_rstd);
-  backend.linear_forward(batch, layer, buffers.x1, attention_inputs(model, batch, layer, buffers, b.qkv), nullptr);
+  backend.rmsnorm_forward(h, w.input_norm, c.rms_eps, nullptr, batch.tokens, c.hidden, b.x1, b.input_rstd);
+  backend.linear_forward(batch, layer, b.x1, attention_inputs(model, batch, layer, buffers, b.qkv), nullptr);
   backend.rope_forward(batch, shape, b.qkv, w.q_norm, w.k_norm, c.rms_eps, buffers.rope, buffers.q, buffers.k);
   backend.attention_forward(batch, shape, buffers.q, buffers.k, columns(b.qkv, v_first, backend.activation_bytes()),
                             b.attention, b.lse, buffers.attention_scratch);
@@ -63,9 +63,9 @@ void mlp_half(const Model& model, const Batch& batch, int layer, StepBuffers& bu
   const ModelConfig& c = model.config();
   LayerBuffers& b = buffers.layer(layer);
 
-  backend.rmsnorm_forward(b.middle, model.layer(layer).post_norm, c.rms_eps, nullptr, batch.tokens, c.hidden, buffers.x2,
+  backend.rmsnorm_forward(b.middle, model.layer(layer).post_norm, c.rms_eps, nullptr, batch.tokens, c.hidden, b.x2,
                           b.post_rstd);
-  backend.linear_forward(batch, layer, buffers.x2, mlp_inputs(model, batch, layer, buffers, b.gate_up), nullptr);
+  backend.linear_forward(batch, layer, b.x2, mlp_inputs(model, batch, layer, buffers, b.gate_up), nullptr);
 }
 
 void forward(const Model& model, const Batch& batch, StepBuffers& buffers) {

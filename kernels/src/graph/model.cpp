@@ -133,7 +133,7 @@ void Model::release() noexcept {
   }
   free(final_norm_, config_.hidden * 4);
   release_rope();
-  if (workspace_) backend_->release(workspace_, workspace_bytes_);
+  release_workspace();
 }
 
 Adapter& Model::add_adapter(const tl_adapter_config& config, uint64_t handle) {
@@ -157,7 +157,7 @@ Adapter& Model::add_adapter(const tl_adapter_config& config, uint64_t handle) {
     }
   Adapter& added = *adapters_.emplace(handle, std::move(adapter)).first->second;
   try {
-    backend_->adapter_attach(added);
+    with_workspace_in_reserve([&] { backend_->adapter_attach(added); });
   } catch (...) {
     adapters_.erase(handle);
     throw;
@@ -233,7 +233,27 @@ void Model::gradients_touched(const Batch& batch) {
 }
 
 void Model::offload_adapter(Adapter& adapter) { backend_->adapter_offload(adapter); }
-void Model::restore_adapter(Adapter& adapter) { backend_->adapter_restore(adapter); }
+void Model::restore_adapter(Adapter& adapter) {
+  with_workspace_in_reserve([&] { backend_->adapter_restore(adapter); });
+}
+
+// What estimate() calls available includes the workspace, which the next step can lay out smaller: so it is given up before
+// an adapter is refused.
+void Model::with_workspace_in_reserve(const std::function<void()>& allocate) {
+  try {
+    allocate();
+  } catch (const Error& error) {
+    if (error.status() != TL_OUT_OF_MEMORY || !workspace_) throw;
+    release_workspace();
+    allocate();
+  }
+}
+
+void Model::release_workspace() noexcept {
+  if (workspace_) backend_->release(workspace_, workspace_bytes_);
+  workspace_ = nullptr;
+  workspace_bytes_ = 0;
+}
 
 void Model::describe(tl_model_info& info) const {
   info.architecture = config_.architecture;
@@ -270,7 +290,7 @@ void Model::estimate(tl_memory_request& request) const {
   shape.dropout = request.dropout != 0;
   shape.train = true;
   // Four fp32 states and the working copies.
-  request.adapter_bytes = request.adapter_parameters * 16 + backend_->working_bytes(request.adapter_parameters);
+  request.adapter_bytes = request.adapter_parameters * 16 + backend_->working_bytes(request.adapter_parameters, request.strip_columns);
   const Plan plan = this->plan(shape, request.adapter_bytes);
   request.recompute = plan.shape.recompute;
   request.step_bytes = plan.step;
@@ -285,7 +305,10 @@ Model::Plan Model::plan(const StepShape& shape, int64_t beside) const {
   const int32_t first = shape.train && forced ? forced_recompute_ : TL_RECOMPUTE_NOTHING;
   const int32_t last = !shape.train ? first : forced ? forced_recompute_ : TL_RECOMPUTE_LAYER;
   const int64_t free = backend_->free_bytes();
-  for (plan.shape.recompute = first;; ++plan.shape.recompute) {
+  // A backend that does not know its memory keeps the least that spares it products.
+  plan.shape.keep_inputs = shape.train && first == TL_RECOMPUTE_NOTHING && free != std::numeric_limits<int64_t>::max();
+  plan.shape.recompute = first;
+  for (;;) {
     const StepBuffers sizes = place_buffers(*this, plan.shape, nullptr);
     const int64_t rope = 2 * rope_bytes(sizes.rope_positions, config_.head_dim);
     plan.step = sizes.bytes + rope;
@@ -293,7 +316,9 @@ Model::Plan Model::plan(const StepShape& shape, int64_t beside) const {
     const int64_t own = workspace_bytes_ + std::min(rope, 2 * rope_bytes(rope_.positions, config_.head_dim));
     plan.available = free == std::numeric_limits<int64_t>::max() ? free : free + own;
     plan.fits = beside <= plan.available && plan.step <= plan.available - beside;
-    if (plan.fits || plan.shape.recompute == last) return plan;
+    if (plan.fits || (plan.shape.recompute == last && !plan.shape.keep_inputs)) return plan;
+    if (plan.shape.keep_inputs) plan.shape.keep_inputs = false;
+    else ++plan.shape.recompute;
   }
 }
 
@@ -334,11 +359,7 @@ StepBuffers Model::prepare(const StepShape& shape) {
                                       " bytes at the least, and the device has " + std::to_string(plan.available) + " for it");
   const StepBuffers sizes = place_buffers(*this, plan.shape, nullptr);
   const bool grow = sizes.bytes > workspace_bytes_;
-  if (grow && workspace_) {
-    backend_->release(workspace_, workspace_bytes_);
-    workspace_ = nullptr;
-    workspace_bytes_ = 0;
-  }
+  if (grow) release_workspace();
   ensure_rope(sizes.rope_positions);
   if (grow) {
     workspace_ = backend_->allocate(sizes.bytes);

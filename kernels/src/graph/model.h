@@ -1,6 +1,7 @@
 // A frozen base model on one backend, its adapter slots and its workspace.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -73,6 +74,8 @@ class Model {
   void release() noexcept;
   void ensure_rope(int64_t positions);
   void release_rope() noexcept;
+  void release_workspace() noexcept;
+  void with_workspace_in_reserve(const std::function<void()>& allocate);
   // The first policy under which the step and `beside` bytes more fit, or else the last.
   struct Plan {
     StepShape shape;

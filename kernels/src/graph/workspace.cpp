@@ -45,6 +45,7 @@ StepBuffers place_buffers(const Model& model, const StepShape& shape, void* base
 
   StepBuffers b;
   b.recompute = shape.recompute;
+  b.keep_inputs = shape.keep_inputs;
   b.tokens = static_cast<int32_t*>(arena.take(n * 4));
   b.rows = static_cast<int64_t*>(arena.take(shape.loss_rows * 8));
   b.targets = static_cast<int32_t*>(arena.take(shape.loss_rows * 4));
@@ -57,6 +58,9 @@ StepBuffers place_buffers(const Model& model, const StepShape& shape, void* base
   for (LayerBuffers& l : b.layers) {
     const LayerBuffers& first = b.layers.front();
     const bool own = !shared_layer || &l == &first;
+    const bool own_inputs = shape.keep_inputs || &l == &first;
+    l.x1 = own_inputs ? matrix(n, c.hidden) : first.x1;
+    l.x2 = !shape.train ? l.x1 : own_inputs ? matrix(n, c.hidden) : first.x2;
     l.qkv = own ? matrix(n, model.qkv_columns()) : first.qkv;
     l.attention = own ? matrix(n, q_columns) : first.attention;
     l.middle = own ? matrix(n, c.hidden) : first.middle;
@@ -69,8 +73,6 @@ StepBuffers place_buffers(const Model& model, const StepShape& shape, void* base
     strips(l.strip + TL_GATE_PROJ, 2);
     strips(l.strip + TL_DOWN_PROJ, 1);
   }
-  b.x1 = matrix(n, c.hidden);
-  b.x2 = shape.train ? matrix(n, c.hidden) : b.x1;
   b.q = matrix(n, q_columns);
   b.k = matrix(n, k_columns);
   b.act = matrix(n, c.intermediate);

@@ -21,9 +21,11 @@ struct StepShape {
   bool dropout = false;
   bool train = false;
   int32_t recompute = TL_RECOMPUTE_NOTHING;  // of training
+  bool keep_inputs = false;  // with TL_RECOMPUTE_NOTHING: x1 and x2 of every layer, so that not even the norms are computed again
 };
 
 struct LayerBuffers {
+  Matrix x1, x2;   // the normed inputs of q, k, v and of gate, up; shared unless inputs are kept
   Matrix qkv;      // raw q | k | v
   Matrix attention;
   Matrix middle;   // residual stream after attention
@@ -38,6 +40,7 @@ struct StepBuffers {
   int64_t bytes = 0;
   int64_t rope_positions = 0;
   int32_t recompute = TL_RECOMPUTE_NOTHING;
+  bool keep_inputs = false;
   RopeTable rope;
   // Inputs and results of the step, on the device.
   int32_t* tokens = nullptr;
@@ -51,7 +54,6 @@ struct StepBuffers {
   std::vector<Matrix> hidden;  // input of layer i; [layers] is the output of the last
   std::vector<LayerBuffers> layers;
   // Shared scratch.
-  Matrix x1, x2;  // the normed inputs of q, k, v and of gate, up
   Matrix q, k, act;
   void* attention_scratch = nullptr;
   Matrix dhidden, dnormed, dqkv, dattention;

@@ -1,9 +1,10 @@
-// Every op of the table on CudaBackend against the CPU backend in TL_COMPUTE_BF16, with both families of kernels (wgmma and
-// mma.sync); the adapters' life; and the promise of isolation, through the Backend interface.
+// Every op of the table on CudaBackend against the CPU backend in TL_COMPUTE_BF16, with both families of kernels (wgmma
+// and mma.sync); the adapters' life; and the promise of isolation, through the Backend interface.
 //
-// Both backends round at the same points, so outputs that round once differ only where two orders of the same fp32 sum fall on
-// the two sides of a rounding boundary: by one unit in the last place, at most 2^-7 of the largest value (kOnce), and seldom,
-// which the root mean square knows (kOnceRms: a missing or an additional rounding of every element is 1.6e-3 or more).
+// Both backends round at the same points, so outputs that round once differ only where two orders of the same fp32 sum
+// fall on the two sides of a rounding boundary: by one unit in the last place, at most 2^-7 of the largest value
+// (kOnce), and seldom, which the root mean square knows (kOnceRms: a missing or an additional rounding of every element
+// is 1.6e-3 or more).
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -18,10 +19,12 @@ namespace {
 constexpr double kOnce = 8e-3, kOnceRms = 1e-3;
 // dX with dropout: the base, then every part's product is added and rounds: a flip of an earlier one can meet another.
 constexpr double kAdded = 1.6e-2, kAddedRms = 2e-3;
-// P rounds relative to the row's maximum on the CPU and to a running one on CUDA: two independent roundings, and D = sum(dO * O) is
-// of the rounded out. The CPU in TL_COMPUTE_FP32 is up to 3e-3 in the mean from TL_COMPUTE_BF16; two roundings are sqrt(2) of that.
+// P rounds relative to the row's maximum on the CPU and to a running one on CUDA: two independent roundings, and D =
+// sum(dO * O) is of the rounded out. The CPU in TL_COMPUTE_FP32 is up to 3e-3 in the mean from TL_COMPUTE_BF16; two
+// roundings are sqrt(2) of that.
 constexpr double kAttention = 1.5e-2, kAttentionRms = 5e-3;
-constexpr double kSums = 2e-5;    // fp32 results of at most a few thousand products: 10 times what orders of summation differ by
+constexpr double kSums =
+    2e-5;  // fp32 results of at most a few thousand products: 10 times what orders of summation differ by
 constexpr double kScalars = 1e-5;  // rstd, losses and fp32 exponentials
 constexpr double kBitsOnly = -1;
 
@@ -64,13 +67,14 @@ void compare_case(const Case& c) {
   for (const bool generic : families()) {
     const std::string name = c.name + family_name(generic);
     Stage gpu(make_cuda(generic), c.sizes, c.jobs, c.sequences, c.train);
+    gpu.label = name + ", ";
     compare(name, want, c.op(gpu));
     gpu.check_guards(name);
   }
 }
 
-// Job 0's sequences as given, at once again, from the start again, alone, and between others that hold numbers or none, at other places of the batch, among
-// the strips and among the working copies.
+// Job 0's sequences as given, at once again, from the start again, alone, and between others that hold numbers or none,
+// at other places of the batch, among the strips and among the working copies.
 void bits_case(const Case& c) {
   std::vector<SequenceSpec> alone;
   for (const SequenceSpec& s : c.sequences)
@@ -89,6 +93,7 @@ void bits_case(const Case& c) {
     const std::string name = c.name + family_name(generic);
     auto bits = [&](const std::vector<Job>& jobs, const std::vector<SequenceSpec>& sequences, int job, int spacer) {
       Stage stage(make_cuda(generic), c.sizes, jobs, sequences, c.train, spacer);
+      stage.label = name + ", ";
       return stage.bits_of(c.op(stage), job);
     };
     Stage given(make_cuda(generic), c.sizes, c.jobs, c.sequences, c.train);
@@ -97,10 +102,12 @@ void bits_case(const Case& c) {
     REQUIRE_MSG(!want.empty(), "%s: job 0 has nothing", name.c_str());
     for (size_t i = 0; i < first.size(); ++i)  // gradients grow
       if (!first[i].rows.empty())
-        CHECK_MSG(given.bits_of({first[i]}, 0) == given.bits_of({second[i]}, 0), "%s: %s at once again", name.c_str(), first[i].name.c_str());
+        CHECK_MSG(given.bits_of({first[i]}, 0) == given.bits_of({second[i]}, 0), "%s: %s at once again", name.c_str(),
+                  first[i].name.c_str());
     CHECK_MSG(bits(c.jobs, c.sequences, 0, 0) == want, "%s: from the start again", name.c_str());
     CHECK_MSG(bits({c.jobs[0]}, alone, 0, 0) == want, "%s: alone", name.c_str());
-    CHECK_MSG(bits({c.jobs[0]}, alone, 0, 40) == want, "%s: alone, at other columns of the working copies", name.c_str());
+    CHECK_MSG(bits({c.jobs[0]}, alone, 0, 40) == want, "%s: alone, at other columns of the working copies",
+              name.c_str());
     CHECK_MSG(bits(company, moved(900), 1, 0) == want, "%s: in other company", name.c_str());
     CHECK_MSG(bits(company, moved(kBroken), 1, 112) == want, "%s: between infinities and NaN", name.c_str());
   }
@@ -111,10 +118,12 @@ void compare_all(const std::vector<Case>& cases) {
 }
 void bits_all(const std::vector<Case>& cases) {
   for (const Case& c : cases)
-    if (std::any_of(c.sequences.begin(), c.sequences.end(), [](const SequenceSpec& s) { return s.adapter == 0; })) bits_case(c);
+    if (std::any_of(c.sequences.begin(), c.sequences.end(), [](const SequenceSpec& s) { return s.adapter == 0; }))
+      bits_case(c);
 }
 
-// ---- linears with LoRA -----------------------------------------------------------------------------------------------------
+// ---- linears with LoRA
+// -----------------------------------------------------------------------------------------------------
 
 struct Linears {
   int first = TL_Q_PROJ;  // module
@@ -211,7 +220,8 @@ Outputs run_linears(Stage& s, const Linears& l) {
   if (s.batch.train) {
     s.backend.linear_backward(s.batch, kLayer, strips.parts, dx.m);
     s.backend.adapter_gradients(s.batch, kLayer, x.m, strips.parts);
-    outputs.push_back(s.by_row("dX", s.read(dx), s.any_dropout() ? kAdded : kOnce, s.any_dropout() ? kAddedRms : kOnceRms));
+    outputs.push_back(
+        s.by_row("dX", s.read(dx), s.any_dropout() ? kAdded : kOnce, s.any_dropout() ? kAddedRms : kOnceRms));
     s.check_kept("dX", dx, 0, l.in);
     s.check_kept("dY", dy, 0, 0);
     s.check_kept("X after backward", x, 0, 0);
@@ -222,8 +232,8 @@ Outputs run_linears(Stage& s, const Linears& l) {
 
 Case linear_case(const std::string& name, const Linears& l, std::vector<Job> jobs, std::vector<SequenceSpec> sequences,
                  bool train = true) {
-  return {"linears, " + name, sizes_with(l.first, l.in, l.outs), std::move(jobs), std::move(sequences),
-          [l](Stage& s) { return run_linears(s, l); }, train};
+  return {"linears, " + name,   sizes_with(l.first, l.in, l.outs),           std::move(jobs),
+          std::move(sequences), [l](Stage& s) { return run_linears(s, l); }, train};
 }
 
 const uint32_t kQv = 1u << TL_Q_PROJ | 1u << TL_V_PROJ;
@@ -243,19 +253,27 @@ std::vector<Case> plain_linears() {
       linear_case("base only", kQkv128, kOneJob, {{-1, 70, 1}, {-1, 64, 2}}, false),
       linear_case("q, k, v with bias, ranks 16 and 3 and the base", kQkv128, kTwoJobs, kMixed),
       linear_case("gate and up, ranks 64 and 128, subsets", kGateUp,
-                  {{0, 64, kAll, 0}, {1, 128, 1u << TL_UP_PROJ, 0}, {2, 16, 1u << TL_GATE_PROJ, 0}, {3, 16, 1u << TL_DOWN_PROJ, 0}},
+                  {{0, 64, kAll, 0},
+                   {1, 128, 1u << TL_UP_PROJ, 0},
+                   {2, 16, 1u << TL_GATE_PROJ, 0},
+                   {3, 16, 1u << TL_DOWN_PROJ, 0}},
                   {{1, 37, 11}, {0, 129, 1}, {-1, 9, 12}, {3, 64, 13}, {2, 30, 14}, {0, 1, 2}, {1, 70, 15}}),
       linear_case("o with residual, rank 200 beside 1", kO, {{0, 200, kAll, 0}, {1, 1, kAll, 0}}, kMixed),
-      linear_case("down with residual in place, rank 128", kDown, {{0, 128, kAll, 0}, {1, 3, 1u << TL_DOWN_PROJ, 0}}, kMixed),
+      linear_case("down with residual in place, rank 128", kDown, {{0, 128, kAll, 0}, {1, 3, 1u << TL_DOWN_PROJ, 0}},
+                  kMixed),
   };
 }
 std::vector<Case> odd_linears() {
   return {
       linear_case("in 33, out 45", {TL_O_PROJ, 33, {45}}, kTwoJobs, kMixed),
-      linear_case("in 70, out 40, 24, 33 with bias", {TL_Q_PROJ, 70, {40, 24, 33}, true}, {{0, 3, kAll, 0}, {1, 20, kQv, 0}}, kMixed),
-      linear_case("in 5, out 3 with residual", {TL_DOWN_PROJ, 5, {3}, false, Linears::kBeside}, {{0, 200, kAll, 0}}, {{0, 3, 1}, {-1, 2, 2}, {0, 70, 3}}),
-      linear_case("in 1029, out 331 in place", {TL_DOWN_PROJ, 1029, {331}, false, Linears::kInPlace}, kOneJob, {{0, 127, 1}, {0, 1, 2}}),
-      linear_case("in 100, out 72, 45 with dropout", {TL_GATE_PROJ, 100, {72, 45}}, {{0, 16, kAll, 0.3f}, {1, 3, kAll, 0}}, kMixed),
+      linear_case("in 70, out 40, 24, 33 with bias", {TL_Q_PROJ, 70, {40, 24, 33}, true},
+                  {{0, 3, kAll, 0}, {1, 20, kQv, 0}}, kMixed),
+      linear_case("in 5, out 3 with residual", {TL_DOWN_PROJ, 5, {3}, false, Linears::kBeside}, {{0, 200, kAll, 0}},
+                  {{0, 3, 1}, {-1, 2, 2}, {0, 70, 3}}),
+      linear_case("in 1029, out 331 in place", {TL_DOWN_PROJ, 1029, {331}, false, Linears::kInPlace}, kOneJob,
+                  {{0, 127, 1}, {0, 1, 2}}),
+      linear_case("in 100, out 72, 45 with dropout", {TL_GATE_PROJ, 100, {72, 45}},
+                  {{0, 16, kAll, 0.3f}, {1, 3, kAll, 0}}, kMixed),
   };
 }
 std::vector<Case> dropout_linears() {
@@ -302,17 +320,20 @@ TEST(backend_gradients_of_two_calls) {
     for (const float dropout : {0.0f, 0.3f})
       for (const Linears& l : {kQkv128, kDown}) {
         const std::vector<Job> jobs = {{0, 64, kAll, dropout}, {1, 16, kAll, 0}};
-        const std::vector<SequenceSpec> first = {{1, 37, 11}, {0, 129, 1}}, second = {{0, 1, 2}, {1, 64, 13}, {0, 70, 3}, {0, 64, 4}};
+        const std::vector<SequenceSpec> first = {{1, 37, 11}, {0, 129, 1}},
+                                        second = {{0, 1, 2}, {1, 64, 13}, {0, 70, 3}, {0, 64, 4}};
         std::vector<SequenceSpec> all = first;
         all.insert(all.end(), second.begin(), second.end());
         const ModuleSizes sizes = sizes_with(l.first, l.in, l.outs);
-        Stage one(make_cuda(generic), sizes, jobs, all), two(make_cuda(generic), sizes, jobs, first), bare(make_cuda(generic), sizes, jobs, all);
+        Stage one(make_cuda(generic), sizes, jobs, all), two(make_cuda(generic), sizes, jobs, first),
+            bare(make_cuda(generic), sizes, jobs, all);
         run_linears(one, l);
         run_linears(two, l);
         two.begin(second);
         run_linears(two, l);
         const auto weights = bare.pack(40, l.in, l.outs, l.bias, 0.2);
-        const Held x = bare.input(1, l.in), dy = bare.input(3, std::accumulate(l.outs.begin(), l.outs.end(), int64_t{0}));
+        const Held x = bare.input(1, l.in),
+                   dy = bare.input(3, std::accumulate(l.outs.begin(), l.outs.end(), int64_t{0}));
         Strips strips = make_parts(bare, l, weights);
         const Held y = bare.poisoned(bare.tokens(), strips.total);
         set_y(bare, l, strips, y.m);
@@ -322,19 +343,23 @@ TEST(backend_gradients_of_two_calls) {
         bare.backend.adapter_gradients(bare.batch, kLayer, x.m, strips.parts);
         for (const int job : {0, 1}) {
           const std::string want = one.bits(job, TL_STATE_GRADIENT);
-          CHECK_MSG(two.bits(job, TL_STATE_GRADIENT) == want, "job %d, dropout %g%s: two calls", job, dropout, family_name(generic).c_str());
-          CHECK_MSG(bare.bits(job, TL_STATE_GRADIENT) == want, "job %d, dropout %g%s: without dX", job, dropout, family_name(generic).c_str());
+          CHECK_MSG(two.bits(job, TL_STATE_GRADIENT) == want, "job %d, dropout %g%s: two calls", job, dropout,
+                    family_name(generic).c_str());
+          CHECK_MSG(bare.bits(job, TL_STATE_GRADIENT) == want, "job %d, dropout %g%s: without dX", job, dropout,
+                    family_name(generic).c_str());
         }
       }
 }
 
-// ---- norms, positions, elementwise -----------------------------------------------------------------------------------------
+// ---- norms, positions, elementwise
+// -----------------------------------------------------------------------------------------
 
 namespace {
 
 constexpr float kEps = 1e-5f;
 
-Output vector_output(Stage& s, const std::string& name, const float* p, int64_t count, double tolerance, const std::vector<int64_t>& rows) {
+Output vector_output(Stage& s, const std::string& name, const float* p, int64_t count, double tolerance,
+                     const std::vector<int64_t>& rows) {
   Output o;
   o.name = name;
   o.values = Dense(count, 1);
@@ -354,7 +379,8 @@ Outputs run_rmsnorm(Stage& s, int64_t width) {
   s.backend.rmsnorm_forward(x.m, weight, kEps, nullptr, n, width, y.m, rstd);
   s.backend.rmsnorm_backward(dy.m, x.m, weight, rstd, nullptr, n, width, &in_place.m, in_place.m);
   s.backend.rmsnorm_backward(dy.m, x.m, weight, rstd, nullptr, n, width, &carry.m, dx.m);
-  Outputs outputs = {s.by_row("y", s.read(y), kOnce, kOnceRms), s.by_row("dx in place", s.read(in_place), kOnce, kOnceRms),
+  Outputs outputs = {s.by_row("y", s.read(y), kOnce, kOnceRms),
+                     s.by_row("dx in place", s.read(in_place), kOnce, kOnceRms),
                      s.by_row("dx", s.read(dx), kOnce, kOnceRms)};
   outputs.push_back(vector_output(s, "rstd", rstd, n, kScalars, outputs[0].rows));
   s.check_kept("y", y, 0, width);
@@ -396,7 +422,8 @@ RopeTable rope_table(Stage& s, int64_t d) {
   std::vector<float> cosine, sine;
   for (int64_t p = 0; p < s.batch.longest; ++p)
     for (int64_t i = 0; i < d / 2; ++i) {
-      const double angle = static_cast<double>(p) * std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(d));
+      const double angle =
+          static_cast<double>(p) * std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(d));
       cosine.push_back(static_cast<float>(std::cos(angle)));
       sine.push_back(static_cast<float>(std::sin(angle)));
     }
@@ -435,15 +462,19 @@ Outputs run_swiglu(Stage& s, int64_t width) {
   for (const char* where : {"beside", "in dact", "none"}) {
     const std::string name = where;
     const Held grads = s.input(1, 2 * width, 6.0), dact = s.input(2, width), beside = s.poisoned(n, width);
-    s.backend.swiglu_backward(grads.m, dact.m, n, width, name == "beside" ? beside.m : name == "none" ? Matrix{} : dact.m);
+    s.backend.swiglu_backward(grads.m, dact.m, n, width,
+                              name == "beside" ? beside.m
+                              : name == "none" ? Matrix{}
+                                               : dact.m);
     outputs.push_back(s.by_row("dgate and dup, act " + name, s.read(grads), kOnce, kOnceRms));
     s.check_kept("dgate and dup", grads, 0, 2 * width);
     s.check_kept("dact, act " + name, dact, 0, name == "in dact" ? width : 0);
     s.check_kept("act " + name, beside, 0, name == "beside" ? width : 0);
     if (name == "none") continue;
     const Dense made = s.read(name == "beside" ? beside : dact);
-    CHECK_MSG(std::memcmp(made.values.data(), outputs[0].values.values.data(), made.values.size() * 4) == 0 || s.content(0) >= kBroken,
-              "act of swiglu_backward, %s, is not swiglu_forward's", where);
+    CHECK_MSG(std::memcmp(made.values.data(), outputs[0].values.values.data(), made.values.size() * 4) == 0 ||
+                  s.content(0) >= kBroken,
+              "%sact of swiglu_backward, %s, is not swiglu_forward's", s.label.c_str(), where);
     outputs.push_back(s.by_row("act " + name, made, kOnce, kOnceRms));
   }
   return outputs;
@@ -451,17 +482,20 @@ Outputs run_swiglu(Stage& s, int64_t width) {
 
 std::vector<Case> row_cases() {
   std::vector<Case> cases;
-  const std::vector<std::vector<SequenceSpec>> batches = {kMixed, {{0, 1, 1}}, {{0, 127, 1}}, {{0, 129, 1}, {-1, 5, 7}}};
+  const std::vector<std::vector<SequenceSpec>> batches = {
+      kMixed, {{0, 1, 1}}, {{0, 127, 1}}, {{0, 129, 1}, {-1, 5, 7}}};
   auto batch = [&] { return batches[cases.size() % batches.size()]; };
   for (const int64_t width : {256, 3, 1029, 64, 17, 4096})
-    cases.push_back({"rmsnorm of " + std::to_string(width), small_sizes(), kTwoJobs, batch(), [width](Stage& s) { return run_rmsnorm(s, width); }});
+    cases.push_back({"rmsnorm of " + std::to_string(width), small_sizes(), kTwoJobs, batch(),
+                     [width](Stage& s) { return run_rmsnorm(s, width); }});
   for (const AttentionShape shape : {AttentionShape{4, 4, 64}, {4, 2, 128}, {8, 2, 32}, {8, 1, 8}, {3, 1, 6}})
     for (const bool norm : {false, true})
       cases.push_back({"rope of " + std::to_string(shape.heads) + ":" + std::to_string(shape.kv_heads) + " heads of " +
                            std::to_string(shape.head_dim) + (norm ? " with norms" : ""),
                        small_sizes(), kTwoJobs, batch(), [shape, norm](Stage& s) { return run_rope(s, shape, norm); }});
   for (const int64_t width : {1, 45, 64, 704, 1029})
-    cases.push_back({"swiglu of " + std::to_string(width), small_sizes(), kTwoJobs, batch(), [width](Stage& s) { return run_swiglu(s, width); }});
+    cases.push_back({"swiglu of " + std::to_string(width), small_sizes(), kTwoJobs, batch(),
+                     [width](Stage& s) { return run_swiglu(s, width); }});
   for (Case& c : cases)  // one job is enough where the batch names one
     if (c.sequences.size() != kMixed.size()) c.jobs = kOneJob;
   return cases;
@@ -485,17 +519,20 @@ TEST(backend_embed) {
       const auto table = s.pack(60, hidden, {vocab}, false, 1.0);
       std::vector<int32_t> tokens;
       for (int64_t r = 0; r < s.tokens(); ++r)
-        tokens.push_back(static_cast<int32_t>((static_cast<int64_t>(s.content(r)) * 131 + s.position(r) * 7 + vocab - 1) % vocab));
+        tokens.push_back(
+            static_cast<int32_t>((static_cast<int64_t>(s.content(r)) * 131 + s.position(r) * 7 + vocab - 1) % vocab));
       const Held x = s.poisoned(s.tokens(), hidden);
       s.backend.embed(*table[0], s.array(tokens), s.tokens(), x.m);
       s.check_kept("x", x, 0, hidden);
       return {s.by_row("x", s.read(x), 0, 0)};
     };
-    compare_case({"embed " + std::to_string(vocab) + " x " + std::to_string(hidden), small_sizes(), kTwoJobs, kMixed, op});
+    compare_case(
+        {"embed " + std::to_string(vocab) + " x " + std::to_string(hidden), small_sizes(), kTwoJobs, kMixed, op});
   }
 }
 
-// ---- attention -------------------------------------------------------------------------------------------------------------
+// ---- attention
+// -------------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -511,8 +548,8 @@ Outputs run_attention(Stage& s, AttentionShape shape) {
   const Held qkv = s.matrix(raw), out = s.poisoned(n, q_columns), dqkv = s.poisoned(n, total);
   const Matrix v = columns(qkv.m, q_columns + k_columns, s.backend.activation_bytes());
   float* const lse = s.array<float>(n * shape.heads);
-  void* const scratch =
-      s.memory(s.backend.attention_scratch_bytes(shape, n, static_cast<int64_t>(s.batch.segments.size()), s.batch.longest, true));
+  void* const scratch = s.memory(s.backend.attention_scratch_bytes(
+      shape, n, static_cast<int64_t>(s.batch.segments.size()), s.batch.longest, true));
   s.backend.attention_forward(s.batch, shape, q.m, k.m, v, out.m, lse, scratch);
   s.backend.attention_backward(s.batch, shape, q.m, k.m, v, out.m, lse, dout.m, dqkv.m, scratch);
   s.check_kept("out", out, 0, q_columns);
@@ -529,20 +566,26 @@ Outputs run_attention(Stage& s, AttentionShape shape) {
   };
   Dense lse_values(n, shape.heads);
   lse_values.values = s.host(lse, n * shape.heads);
-  return {s.by_row("out", s.read(out), kAttention, kAttentionRms), s.by_row("lse", lse_values, 1e-4, 0), part("dq", 0, q_columns),
-          part("dk", q_columns, k_columns), part("dv", q_columns + k_columns, k_columns)};
+  return {s.by_row("out", s.read(out), kAttention, kAttentionRms), s.by_row("lse", lse_values, 1e-4, 0),
+          part("dq", 0, q_columns), part("dk", q_columns, k_columns), part("dv", q_columns + k_columns, k_columns)};
 }
 
 Case attention_case(AttentionShape shape, std::vector<SequenceSpec> sequences) {
-  return {"attention of " + std::to_string(shape.heads) + ":" + std::to_string(shape.kv_heads) + " heads of " + std::to_string(shape.head_dim),
-          small_sizes(), sequences.size() == kMixed.size() ? kTwoJobs : kOneJob, sequences, [shape](Stage& s) { return run_attention(s, shape); }};
+  return {"attention of " + std::to_string(shape.heads) + ":" + std::to_string(shape.kv_heads) + " heads of " +
+              std::to_string(shape.head_dim),
+          small_sizes(), sequences.size() == kMixed.size() ? kTwoJobs : kOneJob, sequences,
+          [shape](Stage& s) { return run_attention(s, shape); }};
 }
 
 std::vector<Case> attention_cases() {
-  return {attention_case({4, 2, 128}, kMixed),        attention_case({4, 4, 64}, kMixed),
-          attention_case({8, 1, 64}, {{0, 127, 1}}),  attention_case({8, 2, 128}, {{0, 129, 1}, {-1, 30, 2}, {0, 300, 3}}),
-          attention_case({4, 1, 128}, {{0, 1, 1}}),   attention_case({8, 1, 32}, kMixed),
-          attention_case({4, 2, 8}, kMixed),          attention_case({2, 2, 8}, {{0, 129, 1}}),
+  return {attention_case({4, 2, 128}, kMixed),
+          attention_case({4, 4, 64}, kMixed),
+          attention_case({8, 1, 64}, {{0, 127, 1}}),
+          attention_case({8, 2, 128}, {{0, 129, 1}, {-1, 30, 2}, {0, 300, 3}}),
+          attention_case({4, 1, 128}, {{0, 1, 1}}),
+          attention_case({8, 1, 32}, kMixed),
+          attention_case({4, 2, 8}, kMixed),
+          attention_case({2, 2, 8}, {{0, 129, 1}}),
           attention_case({2, 1, 64}, {{0, 1, 1}, {0, 1, 2}, {-1, 1, 3}})};
 }
 
@@ -557,7 +600,8 @@ TEST(backend_attention_isolation) {
   bits_all(attention_cases());
 }
 
-// ---- head ------------------------------------------------------------------------------------------------------------------
+// ---- head
+// ------------------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -598,14 +642,15 @@ Outputs run_head(Stage& s, int64_t hidden, int64_t vocab) {
   s.backend.cross_entropy(logits, ld, n, vocab, device_targets, nullptr, loss, correct);
   const std::vector<double> loss_alone = s.host(loss, n);
   const std::vector<uint8_t> correct_alone = s.host(correct, n);
-  CHECK_MSG(s.host(reinterpret_cast<const char*>(logits), n * ld * 4) == made, "cross_entropy without scale wrote logits");
+  CHECK_MSG(s.host(reinterpret_cast<const char*>(logits), n * ld * 4) == made,
+            "%scross_entropy without scale wrote logits", s.label.c_str());
   s.fill(loss, n * 8);
   s.fill(correct, n);
   s.backend.cross_entropy(logits, ld, n, vocab, device_targets, device_scale, loss, correct);
   const std::vector<double> losses = s.host(loss, n);
   const std::vector<uint8_t> corrects = s.host(correct, n);
   CHECK_MSG(std::memcmp(losses.data(), loss_alone.data(), losses.size() * 8) == 0 && corrects == correct_alone,
-            "cross_entropy with and without scale");
+            "%scross_entropy with and without scale", s.label.c_str());
   const std::vector<char> grads = s.host(reinterpret_cast<const char*>(logits), n * ld * 4);
   s.backend.head_backward(logits, ld, n, head, dx.m);
   s.check_kept("dX of the head", dx, 0, hidden);
@@ -623,26 +668,31 @@ Outputs run_head(Stage& s, int64_t hidden, int64_t vocab) {
     if (s.backend.activation_bytes() != 2) continue;
     for (int64_t i = vocab * 4; i < ld * 4; ++i) changed += made[row + static_cast<size_t>(i)] != poison[0];
     for (int64_t i = vocab * 4; i < ld * 4; ++i) changed += grads[row + static_cast<size_t>(i)] != poison[0];
-    for (int64_t i = kept_from; i < vocab * 4; ++i) changed += grads[row + static_cast<size_t>(i)] != made[row + static_cast<size_t>(i)];
+    for (int64_t i = kept_from; i < vocab * 4; ++i)
+      changed += grads[row + static_cast<size_t>(i)] != made[row + static_cast<size_t>(i)];
   }
-  CHECK_MSG(changed == 0, "head of %lld: %lld bytes beside logits and dlogits were written", static_cast<long long>(vocab),
+  CHECK_MSG(changed == 0, "%s%lld bytes beside logits and dlogits were written", s.label.c_str(),
             static_cast<long long>(changed));
-  return {s.by_row("logits", logit_values, kSums, 0),   s.by_row("loss", loss_values, kScalars, 0),
-          s.by_row("loss's bits", loss_bits, kBitsOnly, 0), s.by_row("correct", correct_values, 0, 0),
-          s.by_row("dlogits", s.decode(grads.data(), ld * 4, n, vocab), kOnce, kOnceRms), s.by_row("dX", s.read(dx), kOnce, kOnceRms)};
+  return {s.by_row("logits", logit_values, kSums, 0),
+          s.by_row("loss", loss_values, kScalars, 0),
+          s.by_row("loss's bits", loss_bits, kBitsOnly, 0),
+          s.by_row("correct", correct_values, 0, 0),
+          s.by_row("dlogits", s.decode(grads.data(), ld * 4, n, vocab), kOnce, kOnceRms),
+          s.by_row("dX", s.read(dx), kOnce, kOnceRms)};
 }
 
 Case head_case(int64_t hidden, int64_t vocab, std::vector<SequenceSpec> sequences) {
   return {"head of " + std::to_string(vocab) + " x " + std::to_string(hidden), small_sizes(),
-          sequences.size() == kMixed.size() ? kTwoJobs : kOneJob, sequences, [=](Stage& s) { return run_head(s, hidden, vocab); }};
+          sequences.size() == kMixed.size() ? kTwoJobs : kOneJob, sequences,
+          [=](Stage& s) { return run_head(s, hidden, vocab); }};
 }
 
 }  // namespace
 
 TEST(backend_head) {
   REQUIRE_GPU();
-  compare_all({head_case(64, 331, kMixed), head_case(33, 1100, {{0, 127, 1}}), head_case(256, 1100, kMixed), head_case(256, 331, {{0, 1, 1}}),
-               head_case(128, 1024, {{0, 129, 1}})});
+  compare_all({head_case(64, 331, kMixed), head_case(33, 1100, {{0, 127, 1}}), head_case(256, 1100, kMixed),
+               head_case(256, 331, {{0, 1, 1}}), head_case(128, 1024, {{0, 129, 1}})});
 }
 TEST(backend_head_of_32000) {
   REQUIRE_GPU();
@@ -653,12 +703,14 @@ TEST(backend_head_isolation) {
   bits_all({head_case(64, 331, kMixed), head_case(256, 1104, kMixed)});
 }
 
-// ---- adapters --------------------------------------------------------------------------------------------------------------
+// ---- adapters
+// --------------------------------------------------------------------------------------------------------------
 
 TEST(backend_adapter_init) {
   REQUIRE_GPU();
   const Linears l = {TL_Q_PROJ, 70, {40, 24, 33}};
-  const std::vector<Job> jobs = {{0, 16, kAll, 0}, {1, 3, kQv | 1u << TL_DOWN_PROJ, 0}, {2, 200, kAll, 0}, {3, 1, 1u << TL_O_PROJ, 0}};
+  const std::vector<Job> jobs = {
+      {0, 16, kAll, 0}, {1, 3, kQv | 1u << TL_DOWN_PROJ, 0}, {2, 200, kAll, 0}, {3, 1, 1u << TL_O_PROJ, 0}};
   const std::vector<SequenceSpec> sequences = {{0, 20, 1}, {1, 33, 2}, {2, 65, 3}, {3, 4, 4}};
   Stage cpu(make_cpu(), sizes_with(l.first, l.in, l.outs), jobs, sequences);
   Stage gpu(make_cuda(false), sizes_with(l.first, l.in, l.outs), jobs, sequences);
@@ -673,7 +725,8 @@ TEST(backend_adapter_init) {
   compare("linears after adapter_init", run_linears(cpu, l), run_linears(gpu, l));
 }
 
-// Others come and go, the working copies grow, the adapter itself leaves and comes back elsewhere: no bit of it changes.
+// Others come and go, the working copies grow, the adapter itself leaves and comes back elsewhere: no bit of it
+// changes.
 TEST(backend_adapters_come_and_go) {
   REQUIRE_GPU();
   const Linears l = kQkv64;
@@ -698,8 +751,12 @@ TEST(backend_adapters_come_and_go) {
   s.add({4, 16, kAll, 0});  // takes its columns
   s.add({5, 256, kAll, 0});
   const int again = s.add({0, 16, kAll, 0});
-  CHECK_MSG(bits(again, {{again, own[0].length, own[0].content}, {again, own[1].length, own[1].content}}) == want, "at other columns");
-  CHECK_MSG(bits(again, {{fourth, 64, 10}, {again, own[0].length, own[0].content}, {third, 3, 8}, {again, own[1].length, own[1].content}}) == want,
+  CHECK_MSG(bits(again, {{again, own[0].length, own[0].content}, {again, own[1].length, own[1].content}}) == want,
+            "at other columns");
+  CHECK_MSG(bits(again, {{fourth, 64, 10},
+                         {again, own[0].length, own[0].content},
+                         {third, 3, 8},
+                         {again, own[1].length, own[1].content}}) == want,
             "at other columns, among others");
   s.check_guards("adapters come and go");
 }
@@ -746,12 +803,13 @@ TEST(backend_adamw) {
   REQUIRE_GPU();
   const Linears l = kQkv64;
   const ModuleSizes sizes = sizes_with(l.first, l.in, l.outs);
-  // 0 plain, 1 clipped, 2 with decay and clipping that does nothing, 3 and 4 with a gradient that is not finite, 5 with a step
-  // that is not.
-  const std::vector<Job> jobs = {{0, 16, kAll, 0}, {1, 3, kQv, 0}, {2, 200, kAll, 0}, {3, 64, kAll, 0}, {4, 1, kAll, 0}, {5, 16, kQv, 0}};
-  const std::vector<std::pair<int, tl_optimizer_item>> items = {{0, item(1, 1e-3f, 0, 0)},  {1, item(7, 3e-3f, 0, 0.05f)},
-                                                                {2, item(100, 1e-3f, 0.1f, 1e6f)}, {3, item(1, 1e-3f, 0, 1)},
-                                                                {4, item(2, 1e-3f, 0, 0)},  {5, item(1, 3e38f, 0, 0)}};
+  // 0 plain, 1 clipped, 2 with decay and clipping that does nothing, 3 and 4 with a gradient that is not finite, 5 with
+  // a step that is not.
+  const std::vector<Job> jobs = {{0, 16, kAll, 0}, {1, 3, kQv, 0},  {2, 200, kAll, 0},
+                                 {3, 64, kAll, 0}, {4, 1, kAll, 0}, {5, 16, kQv, 0}};
+  const std::vector<std::pair<int, tl_optimizer_item>> items = {
+      {0, item(1, 1e-3f, 0, 0)}, {1, item(7, 3e-3f, 0, 0.05f)}, {2, item(100, 1e-3f, 0.1f, 1e6f)},
+      {3, item(1, 1e-3f, 0, 1)}, {4, item(2, 1e-3f, 0, 0)},     {5, item(1, 3e38f, 0, 0)}};
   const std::vector<SequenceSpec> sequences = {{0, 20, 1}, {1, 33, 2}, {2, 65, 3}, {3, 14, 4}, {4, 1, 5}, {5, 40, 6}};
   Stage cpu(make_cpu(), sizes, jobs, sequences), gpu(make_cuda(false), sizes, jobs, sequences);
   Stage alone(make_cuda(false), sizes, {jobs[2]}, {}, true, 48);
@@ -770,21 +828,25 @@ TEST(backend_adamw) {
     }
   std::vector<std::string> before;
   for (int job = 0; job < 6; ++job)
-    before.push_back(gpu.bits(job, TL_STATE_WEIGHTS) + gpu.bits(job, TL_STATE_MOMENT1) + gpu.bits(job, TL_STATE_MOMENT2));
+    before.push_back(gpu.bits(job, TL_STATE_WEIGHTS) + gpu.bits(job, TL_STATE_MOMENT1) +
+                     gpu.bits(job, TL_STATE_MOMENT2));
 
   const auto want = update(cpu, items), got = update(gpu, items);
   for (size_t i = 0; i < items.size(); ++i) {
-    CHECK_MSG(want[i].result.finite == (i < 3) && got[i].result.finite == (i < 3), "job %zu: finite is %d, and %d on CUDA", i,
-              want[i].result.finite, got[i].result.finite);
+    CHECK_MSG(want[i].result.finite == (i < 3) && got[i].result.finite == (i < 3),
+              "job %zu: finite is %d, and %d on CUDA", i, want[i].result.finite, got[i].result.finite);
     // fp64 sums of fp32 squares in two orders.
     if (i != 3 && i != 4)
-      CHECK_MSG(std::fabs(got[i].result.grad_norm - want[i].result.grad_norm) <= 1e-12 * want[i].result.grad_norm && want[i].result.grad_norm > 0,
+      CHECK_MSG(std::fabs(got[i].result.grad_norm - want[i].result.grad_norm) <= 1e-12 * want[i].result.grad_norm &&
+                    want[i].result.grad_norm > 0,
                 "job %zu: norm %.17g instead of %.17g", i, got[i].result.grad_norm, want[i].result.grad_norm);
     else CHECK_MSG(!std::isfinite(got[i].result.grad_norm), "job %zu: norm %g", i, got[i].result.grad_norm);
     const int job = static_cast<int>(i);
     const std::string zeros(static_cast<size_t>(gpu.adapter(job).elements) * 4, '\0');
     CHECK_MSG(gpu.bits(job, TL_STATE_GRADIENT) == zeros, "job %zu: the gradient is not cleared", i);
-    const bool same = gpu.bits(job, TL_STATE_WEIGHTS) + gpu.bits(job, TL_STATE_MOMENT1) + gpu.bits(job, TL_STATE_MOMENT2) == before[i];
+    const bool same =
+        gpu.bits(job, TL_STATE_WEIGHTS) + gpu.bits(job, TL_STATE_MOMENT1) + gpu.bits(job, TL_STATE_MOMENT2) ==
+        before[i];
     CHECK_MSG(same == (i >= 3), "job %zu: weights and moments are %s", i, same ? "as they were" : "changed");
   }
   compare("adamw", states(cpu, {0, 1, 2, 3, 4, 5}), states(gpu, {0, 1, 2, 3, 4, 5}));
@@ -795,7 +857,8 @@ TEST(backend_adamw) {
   // The working copies are the new weights', or still the old; then another update from the gradients of these ops.
   compare("linears after adamw", run_linears(cpu, l), run_linears(gpu, l));
   for (int job = 0; job < 6; ++job) gpu.set(job, TL_STATE_GRADIENT, cpu.get(job, TL_STATE_GRADIENT));
-  std::vector<std::pair<int, tl_optimizer_item>> next = {{2, items[2].second}, {5, item(1, 1e-3f, 0.01f, 1)}, {0, items[0].second}};
+  std::vector<std::pair<int, tl_optimizer_item>> next = {
+      {2, items[2].second}, {5, item(1, 1e-3f, 0.01f, 1)}, {0, items[0].second}};
   for (auto& entry : next) ++entry.second.step;
   update(cpu, next);
   update(gpu, next);
@@ -814,7 +877,8 @@ TEST(backend_offload_and_restore) {
     Stage s(make_cuda(false), sizes_with(l.first, l.in, l.outs), jobs, both);
     run_linears(s, l);
     update(s, {{0, item(1, 1e-3f, 0.01f, 1)}, {1, item(1, 1e-3f, 0, 0)}});  // the gradients are zero behind it
-    const std::string moments = s.bits(0, TL_STATE_MOMENT1) + s.bits(0, TL_STATE_MOMENT2), weights = s.bits(0, TL_STATE_WEIGHTS);
+    const std::string moments = s.bits(0, TL_STATE_MOMENT1) + s.bits(0, TL_STATE_MOMENT2),
+                      weights = s.bits(0, TL_STATE_WEIGHTS);
     if (away) {
       s.backend.adapter_offload(s.adapter(0));
       CHECK(s.adapter(0).offloaded && !s.adapter(0).state[TL_STATE_MOMENT1] && !s.adapter(0).state[TL_STATE_MOMENT2] &&
@@ -830,8 +894,10 @@ TEST(backend_offload_and_restore) {
     if (away) {
       s.backend.adapter_restore(s.adapter(0));
       CHECK(!s.adapter(0).offloaded);
-      CHECK_MSG(s.bits(0, TL_STATE_MOMENT1) + s.bits(0, TL_STATE_MOMENT2) == moments, "moments after the way to the host and back");
-      CHECK_MSG(s.bits(0, TL_STATE_GRADIENT) == std::string(static_cast<size_t>(s.adapter(0).elements) * 4, '\0'), "gradient after restore");
+      CHECK_MSG(s.bits(0, TL_STATE_MOMENT1) + s.bits(0, TL_STATE_MOMENT2) == moments,
+                "moments after the way to the host and back");
+      CHECK_MSG(s.bits(0, TL_STATE_GRADIENT) == std::string(static_cast<size_t>(s.adapter(0).elements) * 4, '\0'),
+                "gradient after restore");
       CHECK(s.bits(0, TL_STATE_WEIGHTS) == weights);
     }
     s.begin(both);

@@ -1,6 +1,7 @@
-// One Backend with a batch on it, for tests that run the same ops on the CPU and on CUDA through the op table alone. Inputs are
-// bf16 values that follow from each sequence's content (so the same sequence can be put in other company); they go up in the
-// backend's own type and layout, everything else is NaN; results come down as fp32 with every bit of a bf16 kept.
+// One Backend with a batch on it, for tests that run the same ops on the CPU and on CUDA through the op table alone.
+// Inputs are bf16 values that follow from each sequence's content (so the same sequence can be put in other company);
+// they go up in the backend's own type and layout, everything else is NaN; results come down as fp32 with every bit of
+// a bf16 kept.
 #pragma once
 
 #include <functional>
@@ -21,8 +22,9 @@ using device::noise;
 using device::round_bf16;
 using device::SequenceSpec;
 
-constexpr int kLayers = 2, kLayer = 1;  // ops run in the second, so that an adapter's offsets are not those of the first
-constexpr uint64_t kBroken = 1000;      // sequences of at least this content hold only infinities and NaN
+constexpr int kLayers = 2,
+              kLayer = 1;           // ops run in the second, so that an adapter's offsets are not those of the first
+constexpr uint64_t kBroken = 1000;  // sequences of at least this content hold only infinities and NaN
 constexpr uint32_t kAll = 127;
 
 // Equal ids: equal weights, seed and scale, wherever the adapter is in the batch and among the working copies.
@@ -36,7 +38,8 @@ struct Job {
 // Rows of fp32, dense.
 struct Dense {
   Dense() = default;
-  Dense(int64_t rows_, int64_t columns_) : rows(rows_), columns(columns_), values(static_cast<size_t>(rows_ * columns_), NAN) {}
+  Dense(int64_t rows_, int64_t columns_)
+      : rows(rows_), columns(columns_), values(static_cast<size_t>(rows_ * columns_), NAN) {}
   float& at(int64_t r, int64_t c) { return values[static_cast<size_t>(r * columns + c)]; }
   float at(int64_t r, int64_t c) const { return values[static_cast<size_t>(r * columns + c)]; }
   int64_t rows = 0, columns = 0;
@@ -46,7 +49,8 @@ struct Dense {
 inline std::vector<float> random_weights(uint64_t seed, int64_t count, double scale, double mean = 0) {
   std::vector<float> w(static_cast<size_t>(count));
   for (int64_t i = 0; i < count; ++i)
-    w[static_cast<size_t>(i)] = round_bf16(static_cast<float>(mean + scale * noise(seed, 5, static_cast<uint64_t>(i), 0)));
+    w[static_cast<size_t>(i)] =
+        round_bf16(static_cast<float>(mean + scale * noise(seed, 5, static_cast<uint64_t>(i), 0)));
   return w;
 }
 
@@ -75,11 +79,11 @@ struct Held {
 struct Output {
   std::string name;
   Dense values;
-  double tolerance = 0;  // of the largest value; negative: only bits of one backend are comparable
-  double rms = 0;        // of the root mean square, where there are enough elements for one; 0: not looked at
+  double tolerance = 0;       // of the largest value; negative: only bits of one backend are comparable
+  double rms = 0;             // of the root mean square, where there are enough elements for one; 0: not looked at
   std::vector<int64_t> rows;  // each one's row in the batch; empty: all of it belongs to job `owner`
   int owner = -1;
-  double floor = 0;      // the largest value counts as at least this
+  double floor = 0;  // the largest value counts as at least this
 };
 using Outputs = std::vector<Output>;
 
@@ -129,7 +133,8 @@ class Stage {
     adapters_.push_back(std::move(a));
     const int index = static_cast<int>(adapters_.size()) - 1 - first_job_;
     for (const int state : {TL_STATE_WEIGHTS, TL_STATE_GRADIENT}) reset(index, state);
-    for (const int state : {TL_STATE_MOMENT1, TL_STATE_MOMENT2}) backend.zero(adapter(index).state[state], adapter(index).elements * 4);
+    for (const int state : {TL_STATE_MOMENT1, TL_STATE_MOMENT2})
+      backend.zero(adapter(index).state[state], adapter(index).elements * 4);
     backend.adapter_refresh(adapter(index));
     return index;
   }
@@ -137,15 +142,17 @@ class Stage {
     backend.adapter_detach(adapter(job));
     adapters_[static_cast<size_t>(first_job_ + job)].reset();
   }
-  // Random values that follow from the job's id; no refresh. add() does it to the weights and the gradient, which does not begin
-  // at zero because ops add to it; the moments are zero.
+  // Random values that follow from the job's id; no refresh. add() does it to the weights and the gradient, which does
+  // not begin at zero because ops add to it; the moments are zero.
   void reset(int job, int state) {
     Adapter& a = adapter(job);
     const uint64_t id = static_cast<uint64_t>(this->job(job).id);
     std::vector<float> values(static_cast<size_t>(a.elements));
     for (size_t i = 0; i < values.size(); ++i) {
       const double x = noise(99 + static_cast<uint64_t>(state), id, i, 0);
-      values[i] = static_cast<float>(state == TL_STATE_WEIGHTS ? 0.3 * x : state == TL_STATE_MOMENT2 ? 1e-4 * x * x : 0.01 * x);
+      values[i] = static_cast<float>(state == TL_STATE_WEIGHTS   ? 0.3 * x
+                                     : state == TL_STATE_MOMENT2 ? 1e-4 * x * x
+                                                                 : 0.01 * x);
     }
     set(job, state, values);
   }
@@ -231,7 +238,8 @@ class Stage {
       const std::vector<char> guard = host(static_cast<const char*>(m.data) + m.bytes, kGuard);
       for (const char c : guard) changed += c != static_cast<char>(0xff);
     }
-    CHECK_MSG(changed == 0, "%s: %lld bytes behind the end of a buffer were written", name.c_str(), static_cast<long long>(changed));
+    CHECK_MSG(changed == 0, "%s: %lld bytes behind the end of a buffer were written", name.c_str(),
+              static_cast<long long>(changed));
   }
 
   Held poisoned(int64_t rows, int64_t columns) { return upload(Dense(rows, columns)); }
@@ -245,7 +253,8 @@ class Stage {
   }
   Held input(uint64_t seed, int64_t columns, double scale = 1.0) { return matrix(values(seed, columns, scale)); }
   Dense read(const Held& h) const {
-    const std::vector<char> raw = host(static_cast<const char*>(h.m.data), h.rows * h.m.ld * backend.activation_bytes());
+    const std::vector<char> raw =
+        host(static_cast<const char*>(h.m.data), h.rows * h.m.ld * backend.activation_bytes());
     return decode(raw.data(), h.m.ld * backend.activation_bytes(), h.rows, h.columns);
   }
   // Activations whose rows lie `stride` bytes apart.
@@ -266,7 +275,8 @@ class Stage {
     }
     return d;
   }
-  // On CUDA: of the real rows, only columns [first, first + columns) of the rows that `written` names (null: all) have changed.
+  // On CUDA: of the real rows, only columns [first, first + columns) of the rows that `written` names (null: all) have
+  // changed.
   void check_kept(const std::string& name, const Held& h, int64_t first, int64_t columns,
                   const std::vector<int64_t>* written = nullptr) const {
     const int64_t element = backend.activation_bytes(), stride = h.m.ld * element;
@@ -281,12 +291,14 @@ class Stage {
         const size_t at = static_cast<size_t>(r * stride + i);
         changed += !own && after[at] != h.before[at];
       }
-    CHECK_MSG(changed == 0, "%s: %lld bytes beside the promised elements were written", name.c_str(), static_cast<long long>(changed));
+    CHECK_MSG(changed == 0, "%s%s: %lld bytes beside the promised elements were written", label.c_str(), name.c_str(),
+              static_cast<long long>(changed));
   }
 
   // ---- frozen weights
   static constexpr double kBiasScale = 0.5;
-  std::vector<const FrozenLinear*> pack(uint64_t seed, int64_t in, const std::vector<int64_t>& outs, bool bias, double scale) {
+  std::vector<const FrozenLinear*> pack(uint64_t seed, int64_t in, const std::vector<int64_t>& outs, bool bias,
+                                        double scale) {
     std::vector<std::vector<float>> numbers;
     std::vector<TensorView> views;
     numbers.reserve(outs.size() * 2);  // the views point into them
@@ -294,7 +306,8 @@ class Stage {
     std::vector<WeightSource> sources;
     for (size_t i = 0; i < outs.size(); ++i) {
       numbers.push_back(random_weights(seed + i, outs[i] * in, scale));
-      views.push_back({DType::F32, {outs[i], in}, reinterpret_cast<const uint8_t*>(numbers.back().data()), outs[i] * in});
+      views.push_back(
+          {DType::F32, {outs[i], in}, reinterpret_cast<const uint8_t*>(numbers.back().data()), outs[i] * in});
       sources.push_back({&views.back(), nullptr});
       if (!bias) continue;
       numbers.push_back(random_weights(seed + 100 + i, outs[i], kBiasScale));
@@ -326,16 +339,19 @@ class Stage {
     std::string bits;
     for (const Output& o : outputs) {
       const Dense& d = o.values;
-      if (o.rows.empty() && o.owner == job) bits.append(reinterpret_cast<const char*>(d.values.data()), d.values.size() * 4);
+      if (o.rows.empty() && o.owner == job)
+        bits.append(reinterpret_cast<const char*>(d.values.data()), d.values.size() * 4);
       for (size_t i = 0; i < o.rows.size(); ++i)
         if (owner(o.rows[i]) == job)
-          bits.append(reinterpret_cast<const char*>(&d.values[i * static_cast<size_t>(d.columns)]), static_cast<size_t>(d.columns) * 4);
+          bits.append(reinterpret_cast<const char*>(&d.values[i * static_cast<size_t>(d.columns)]),
+                      static_cast<size_t>(d.columns) * 4);
     }
     return bits;
   }
 
   Backend& backend;
   Batch batch;
+  std::string label;  // before the names of what is checked
 
  private:
   static constexpr int64_t kGuard = 256;
@@ -352,7 +368,8 @@ class Stage {
   float value(uint64_t seed, int64_t r, int64_t c, double scale) const {
     const Row& row = rows_[static_cast<size_t>(r)];
     if (row.content >= kBroken) return c % 3 == 0 ? INFINITY : c % 3 == 1 ? -INFINITY : NAN;
-    return round_bf16(static_cast<float>(scale * noise(seed, row.content, static_cast<uint64_t>(row.position), static_cast<uint64_t>(c))));
+    return round_bf16(static_cast<float>(
+        scale * noise(seed, row.content, static_cast<uint64_t>(row.position), static_cast<uint64_t>(c))));
   }
   Held upload(const Dense& d) {
     const int64_t element = backend.activation_bytes();
@@ -370,8 +387,8 @@ class Stage {
         std::memcpy(&word, &x, 4);
         const uint16_t half = x == x ? static_cast<uint16_t>(word >> 16) : uint16_t{0xffff};  // x is a bf16 value
         if (element == 4 && x != x) continue;
-        std::memcpy(&h.before[static_cast<size_t>((r * h.m.ld + c) * element)], element == 2 ? static_cast<const void*>(&half) : &x,
-                    static_cast<size_t>(element));
+        std::memcpy(&h.before[static_cast<size_t>((r * h.m.ld + c) * element)],
+                    element == 2 ? static_cast<const void*>(&half) : &x, static_cast<size_t>(element));
       }
     backend.upload(h.m.data, h.before.data(), bytes);
     return h;
@@ -413,13 +430,15 @@ inline void compare(const std::string& name, const Outputs& want, const Outputs&
     }
     CHECK_MSG(bad_cpu == 0 && bad_cuda == 0, "%s: not finite: %lld on the CPU, %lld on CUDA, of %zu", what.c_str(),
               static_cast<long long>(bad_cpu), static_cast<long long>(bad_cuda), x.size());
-    CHECK_MSG(error <= w.tolerance * largest, "%s: differs by %.3g at [%lld, %lld] (%.9g against %.9g), largest value %.3g, tolerance %.1g",
+    CHECK_MSG(error <= w.tolerance * largest,
+              "%s: differs by %.3g at [%lld, %lld] (%.9g against %.9g), largest value %.3g, tolerance %.1g",
               what.c_str(), error, static_cast<long long>(static_cast<int64_t>(worst) / w.values.columns),
               static_cast<long long>(static_cast<int64_t>(worst) % w.values.columns), static_cast<double>(x[worst]),
               static_cast<double>(y[worst]), largest, w.tolerance);
     if (w.rms > 0 && x.size() >= kEnough)
-      CHECK_MSG(error_squares <= w.rms * w.rms * squares, "%s: root mean square of the difference is %.3g of the values', tolerance %.1g",
-                what.c_str(), std::sqrt(error_squares / squares), w.rms);
+      CHECK_MSG(error_squares <= w.rms * w.rms * squares,
+                "%s: root mean square of the difference is %.3g of the values', tolerance %.1g", what.c_str(),
+                std::sqrt(error_squares / squares), w.rms);
   }
 }
 

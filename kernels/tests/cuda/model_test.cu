@@ -1,5 +1,6 @@
-// Whole random models through the C ABI on CUDA: losses and gradients against the CPU in TL_COMPUTE_BF16, AdamW steps, recompute
-// policies, replayed steps and company to the bit. tl_model_open takes libtlora_cuda.so from this program's own folder.
+// Whole random models through the C ABI on CUDA: losses and gradients against the CPU in TL_COMPUTE_BF16, AdamW steps,
+// recompute policies, replayed steps and company to the bit. tl_model_open takes libtlora_cuda.so from this program's
+// own folder.
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -77,7 +78,8 @@ class Model {
         if (t.matrix == 1)
           for (int64_t i = 0; i < t.rows * t.columns; ++i)
             weights[static_cast<size_t>(t.offset + i)] =
-                static_cast<float>(0.05 * device::noise(s.seed, static_cast<uint64_t>(t.layer * 7 + t.module), static_cast<uint64_t>(i), 0));
+                static_cast<float>(0.05 * device::noise(s.seed, static_cast<uint64_t>(t.layer * 7 + t.module),
+                                                        static_cast<uint64_t>(i), 0));
       TL(tl_adapter_import(handle_, slot, TL_STATE_WEIGHTS, weights.data(), static_cast<int64_t>(weights.size())));
     }
   }
@@ -94,7 +96,8 @@ class Model {
   std::vector<float> get(int slot, int state) const {
     const tl_tensor_desc last = layout(slot).back();
     std::vector<float> values(static_cast<size_t>(last.offset + last.rows * last.columns));
-    TL(tl_adapter_export(handle_, slots_[static_cast<size_t>(slot)], state, values.data(), static_cast<int64_t>(values.size())));
+    TL(tl_adapter_export(handle_, slots_[static_cast<size_t>(slot)], state, values.data(),
+                         static_cast<int64_t>(values.size())));
     return values;
   }
   void clear(int slot) { TL(tl_adapter_clear_gradient(handle_, slots_[static_cast<size_t>(slot)])); }
@@ -103,16 +106,21 @@ class Model {
     std::vector<int32_t> tokens, targets;
     std::vector<tl_segment> segments;
     for (const Sequence& s : sequences) {
-      segments.push_back({slots_[static_cast<size_t>(s.slot)], static_cast<int64_t>(tokens.size()), s.length,
-                          1.0f / 64, s.content * 13 + 1});
-      auto token = [&](int t) { return static_cast<int32_t>((s.content * 7919 + static_cast<uint64_t>(t) * 104729 + s.content * static_cast<uint64_t>(t)) % static_cast<uint64_t>(vocab_)); };
+      segments.push_back({slots_[static_cast<size_t>(s.slot)], static_cast<int64_t>(tokens.size()), s.length, 1.0f / 64,
+                          s.content * 13 + 1});
+      auto token = [&](int t) {
+        return static_cast<int32_t>(
+            (s.content * 7919 + static_cast<uint64_t>(t) * 104729 + s.content * static_cast<uint64_t>(t)) %
+            static_cast<uint64_t>(vocab_));
+      };
       for (int t = 0; t < s.length; ++t) {
         tokens.push_back(token(t));
         targets.push_back(t % 4 == 1 ? TL_IGNORE_INDEX : token(t + 1));
       }
     }
     std::vector<tl_segment_result> results(segments.size());
-    TL((train ? tl_forward_backward : tl_evaluate)(handle_, tokens.data(), targets.data(), static_cast<int64_t>(tokens.size()), segments.data(),
+    TL((train ? tl_forward_backward : tl_evaluate)(handle_, tokens.data(), targets.data(),
+                                                   static_cast<int64_t>(tokens.size()), segments.data(),
                                                    static_cast<int32_t>(segments.size()), results.data()));
     return results;
   }
@@ -161,12 +169,14 @@ double relative(const float* want, const float* got, size_t count) {
 }
 
 constexpr uint32_t kAll = 127;
-const std::vector<Slot> kSlots = {{16, kAll, 0, 1}, {3, 1u << TL_Q_PROJ | 1u << TL_V_PROJ, 0.1f, 2}, {64, 0b1111000, 0, 3}};
+const std::vector<Slot> kSlots = {
+    {16, kAll, 0, 1}, {3, 1u << TL_Q_PROJ | 1u << TL_V_PROJ, 0.1f, 2}, {64, 0b1111000, 0, 3}};
 const std::vector<Sequence> kSequences = {{0, 127, 1}, {1, 40, 2}, {2, 129, 3}, {0, 65, 4}, {1, 1, 5}, {2, 33, 6}};
 
-// Weights of 1.7 / sqrt(hidden): projections of deviation 1 from normed inputs, so that scores, gates and logits have a shape
-// but no softmax is all or nothing, where a rounding of its input is all of its gradient.
-random_model::Spec spec(const char* type, int hidden, int heads, int kv_heads, int head_dim, int intermediate, int vocab, bool tied) {
+// Weights of 1.7 / sqrt(hidden): projections of deviation 1 from normed inputs, so that scores, gates and logits have a
+// shape but no softmax is all or nothing, where a rounding of its input is all of its gradient.
+random_model::Spec spec(const char* type, int hidden, int heads, int kv_heads, int head_dim, int intermediate,
+                        int vocab, bool tied) {
   random_model::Spec s;
   s.type = type;
   s.hidden = hidden;
@@ -181,11 +191,12 @@ random_model::Spec spec(const char* type, int hidden, int heads, int kv_heads, i
   return s;
 }
 
-// Both backends round at the same points, but attention's P and, behind it, whatever lies near a boundary round differently,
-// and the differences of 2^-9 travel through two layers and back: at worst the two are as far apart as two independent
-// roundings of one model. How far one is from no rounding at all, the CPU tells with these models in TL_COMPUTE_FP32 against
-// TL_COMPUTE_BF16: slots' gradients 1.1 to 2.1%, single tensors up to 4%, losses up to 0.16% (a single token's 0.6%), three steps up
-// to 1.9%; two roundings differ by sqrt(2) of that. A wrong scale, order, mask or a forgotten part moves a gradient by a tenth and more.
+// Both backends round at the same points, but attention's P and, behind it, whatever lies near a boundary round
+// differently, and the differences of 2^-9 travel through two layers and back: at worst the two are as far apart as two
+// independent roundings of one model. How far one is from no rounding at all, the CPU tells with these models in
+// TL_COMPUTE_FP32 against TL_COMPUTE_BF16: slots' gradients 1.1 to 2.1%, single tensors up to 4%, losses up to 0.16% (a
+// single token's 0.6%), three steps up to 1.9%; two roundings differ by sqrt(2) of that. A wrong scale, order, mask or
+// a forgotten part moves a gradient by a tenth and more.
 constexpr double kGradient = 3e-2, kTensor = 8e-2, kLoss = 5e-3, kMovement = 4e-2;
 
 void compare(const random_model::Spec& model_spec, bool generic) {
@@ -194,13 +205,17 @@ void compare(const random_model::Spec& model_spec, bool generic) {
   const Setting family("TLORA_CUDA_GENERIC", generic ? "1" : "0");
   Model cpu(folder, TL_BACKEND_CPU, kSlots), cuda(folder, TL_BACKEND_CUDA, kSlots);
   const int slots = static_cast<int>(kSlots.size());
-  auto losses = [&](const std::vector<tl_segment_result>& want, const std::vector<tl_segment_result>& got, const std::string& when) {
+  auto losses = [&](const std::vector<tl_segment_result>& want, const std::vector<tl_segment_result>& got,
+                    const std::string& when) {
     for (size_t i = 0; i < want.size(); ++i) {
       CHECK_MSG(want[i].loss_tokens == got[i].loss_tokens, "%s, segment %zu", name.c_str(), i);
-      // A mean of at least 1 nat, because a sure answer's loss is next to nothing; a single row has no others to even it out.
-      const double scale = std::max(want[i].loss_sum, static_cast<double>(want[i].loss_tokens)) * (want[i].loss_tokens == 1 ? 2 : 1);
-      CHECK_MSG(std::fabs(got[i].loss_sum - want[i].loss_sum) <= kLoss * scale, "%s, %s, segment %zu: loss %.9g instead of %.9g", name.c_str(),
-                when.c_str(), i, got[i].loss_sum, want[i].loss_sum);
+      // A mean of at least 1 nat, because a sure answer's loss is next to nothing; a single row has no others to even
+      // it out.
+      const double scale =
+          std::max(want[i].loss_sum, static_cast<double>(want[i].loss_tokens)) * (want[i].loss_tokens == 1 ? 2 : 1);
+      CHECK_MSG(std::fabs(got[i].loss_sum - want[i].loss_sum) <= kLoss * scale,
+                "%s, %s, segment %zu: loss %.9g instead of %.9g", name.c_str(), when.c_str(), i, got[i].loss_sum,
+                want[i].loss_sum);
     }
   };
   losses(cpu.run(kSequences, false), cuda.run(kSequences, false), "evaluation");
@@ -215,18 +230,22 @@ void compare(const random_model::Spec& model_spec, bool generic) {
     for (int slot = 0; slot < slots; ++slot) {
       const std::vector<float> want = cpu.get(slot, TL_STATE_GRADIENT), got = cuda.get(slot, TL_STATE_GRADIENT);
       const double off = relative(want.data(), got.data(), want.size());
-      CHECK_MSG(off < kGradient, "%s, step %d, slot %d: gradients differ by %.3g of their norm", name.c_str(), step, slot, off);
+      CHECK_MSG(off < kGradient, "%s, step %d, slot %d: gradients differ by %.3g of their norm", name.c_str(), step,
+                slot, off);
       for (const tl_tensor_desc& t : cpu.layout(slot)) {
-        const double of_tensor = relative(&want[static_cast<size_t>(t.offset)], &got[static_cast<size_t>(t.offset)], static_cast<size_t>(t.rows * t.columns));
-        CHECK_MSG(of_tensor < kTensor, "%s, step %d, slot %d, layer %d, module %d, %s: gradients differ by %.3g of their norm", name.c_str(), step,
-                  slot, t.layer, t.module, t.matrix ? "B" : "A", of_tensor);
+        const double of_tensor = relative(&want[static_cast<size_t>(t.offset)], &got[static_cast<size_t>(t.offset)],
+                                          static_cast<size_t>(t.rows * t.columns));
+        CHECK_MSG(of_tensor < kTensor,
+                  "%s, step %d, slot %d, layer %d, module %d, %s: gradients differ by %.3g of their norm", name.c_str(),
+                  step, slot, t.layer, t.module, t.matrix ? "B" : "A", of_tensor);
       }
     }
     const auto want = cpu.update(step), got = cuda.update(step);
     for (int slot = 0; slot < slots; ++slot) {
       const size_t i = static_cast<size_t>(slot);
       CHECK_MSG(want[i].finite && got[i].finite && std::fabs(got[i].grad_norm / want[i].grad_norm - 1) < kGradient,
-                "%s, step %d, slot %d: norm %.9g instead of %.9g", name.c_str(), step, slot, got[i].grad_norm, want[i].grad_norm);
+                "%s, step %d, slot %d: norm %.9g instead of %.9g", name.c_str(), step, slot, got[i].grad_norm,
+                want[i].grad_norm);
     }
   }
   losses(cpu.run(kSequences, false), cuda.run(kSequences, false), "after three steps");
@@ -295,8 +314,8 @@ TEST(cuda_model_recompute_policies) {
   }
 }
 
-// A step of a shape that was seen is recorded, and then replayed: with other tokens, between other shapes, after the adapters
-// changed. A model that runs every step for the first time says what it must give.
+// A step of a shape that was seen is recorded, and then replayed: with other tokens, between other shapes, after the
+// adapters changed. A model that runs every step for the first time says what it must give.
 TEST(cuda_model_replayed_steps) {
   REQUIRE_GPU();
   const random_model::Folder folder(kLlama);
@@ -318,7 +337,8 @@ TEST(cuda_model_replayed_steps) {
     Model fresh(folder, TL_BACKEND_CUDA, kSlots);
     want[i] = step(fresh, contents(100 * i));
   }
-  for (const uint64_t i : {0, 1, 2, 0, 3, 1}) CHECK_MSG(step(model, contents(100 * i)) == want[i], "contents %d", static_cast<int>(i));
+  for (const uint64_t i : {0, 1, 2, 0, 3, 1})
+    CHECK_MSG(step(model, contents(100 * i)) == want[i], "contents %d", static_cast<int>(i));
   const std::vector<Sequence> other = {{2, 70, 9}, {0, 3, 10}};
   std::string first;
   for (int i = 0; i < 3; ++i) {
@@ -336,7 +356,8 @@ TEST(cuda_model_replayed_steps) {
     twin.update(i);
   }
   for (int slot = 0; slot < 3; ++slot)
-    CHECK_MSG(model.get(slot, TL_STATE_WEIGHTS) == twin.get(slot, TL_STATE_WEIGHTS), "weights of slot %d after three steps", slot);
+    CHECK_MSG(model.get(slot, TL_STATE_WEIGHTS) == twin.get(slot, TL_STATE_WEIGHTS),
+              "weights of slot %d after three steps", slot);
 }
 
 TEST(cuda_model_company) {
@@ -349,9 +370,11 @@ TEST(cuda_model_company) {
     Model alone(folder, TL_BACKEND_CUDA, {probe}), among(folder, TL_BACKEND_CUDA, {other, probe, third});
     const std::vector<Sequence> own = {{0, 129, 1}, {0, 1, 2}, {0, 64, 3}};
     const auto want_results = alone.run(own);
-    const auto got_results = among.run({{0, 37, 7}, {1, 129, 1}, {2, 5, 8}, {1, 1, 2}, {0, 150, 9}, {1, 64, 3}, {2, 70, 10}});
+    const auto got_results =
+        among.run({{0, 37, 7}, {1, 129, 1}, {2, 5, 8}, {1, 1, 2}, {0, 150, 9}, {1, 64, 3}, {2, 70, 10}});
     const std::string want = alone.bits(want_results, 0);
-    CHECK_MSG(among.bits({got_results[1], got_results[3], got_results[5]}, 1) == want, "%s", generic ? "mma.sync" : "wgmma");
+    CHECK_MSG(among.bits({got_results[1], got_results[3], got_results[5]}, 1) == want, "%s",
+              generic ? "mma.sync" : "wgmma");
     // Sequence by sequence.
     among.clear(1);
     std::vector<tl_segment_result> split;
