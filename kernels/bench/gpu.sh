@@ -7,6 +7,7 @@
 #   test      build/test_cuda                           latency   a job joins; an adapter is swapped
 #   sanitize  memcheck and racecheck on small cases     bits      isolation on 8B shapes
 #   gemm      what back-to-back GEMMs sustain           memory    estimates against the driver; refusal
+#   ops       every op beside the copy and GEMM rates   profile   the share of each op in a step
 #   peers     PEFT, torch.compile, mLoRA's way          peft      loss and gradients against PEFT
 #   curve     200 steps against the CPU backend         report    merges only
 #   steps-llama, steps-qwen: one of the two;            all: everything
@@ -16,7 +17,7 @@
 # -c  the commit measured (default: git's)
 # -m  where the random models go (default: memory if it has room, else the temporary folder)
 #
-# Environment: PYTHON, MAKE_JOBS, STEPS (timed steps), SANITIZE_FILTER (part of a test's name), GEMM and PEERS (options
+# Environment: PYTHON, MAKE_JOBS, STEPS (timed steps), SANITIZE_FILTER (parts of tests' names), GEMM and PEERS (options
 # of bench_gemm and peers.py), LIMIT_<STAGE> (seconds). Every stage has a time limit, writes its own file
 # first, and may fail without stopping the next; the exit status is 1 when one did.
 set -u
@@ -35,7 +36,7 @@ while getopts o:c:m: option; do
 done
 shift $((OPTIND - 1))
 [ $# -gt 0 ] || { sed -n '2,24s/^# \{0,1\}//p' "$0"; exit 2; }
-[ "$*" = all ] && set -- build test gemm steps latency bits memory peers peft curve sanitize
+[ "$*" = all ] && set -- build test gemm ops profile steps latency bits memory peers peft curve sanitize
 
 work=$build/gpu
 mkdir -p "$work" "$out"
@@ -115,10 +116,20 @@ bench_qwen() {
     --configs "8 mixed,of 2048" --sustained-tflops "$("$python" "$bench/report.py" --base "$bench/results/gpu.json" --work "$work" --sustained)"
 }
 
+profile() {  # the share of each op in a step
+  model llama3-8b || return
+  TLORA_CUDA_PROFILE=$work/profile.json stage profile 90 "$build/bench_gpu" steps --model "$models/tlora-llama3-8b" --name profiled --out "$work" --steps 3 \
+    --warmup 1 --configs "8 mixed"
+  rm -f "$work/steps-profiled.json"
+}
+
 sanitize() {  # TOOL
   local tool
   tool=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer /usr/local/cuda/compute-sanitizer/compute-sanitizer 2>/dev/null | head -n 1)
-  stage "sanitize-$1" 200 env TLORA_SMALL=1 "${tool:-compute-sanitizer}" --tool "$1" --error-exitcode 9 "$build/test_cuda" ${SANITIZE_FILTER:+"$SANITIZE_FILTER"}
+  # The small cases of every family of kernels.
+  stage "sanitize-$1" 200 "${tool:-compute-sanitizer}" --tool "$1" --error-exitcode 9 "$build/test_cuda" \
+    ${SANITIZE_FILTER:-cuda_embed cuda_rmsnorm_rows cuda_rope_seq cuda_swiglu cuda_cross_entropy_inf cuda_adamw_slots cuda_adapter_init \
+      gemm_shapes_small gemm_strips_small gemm_isolation_small attention_odd attention_d128_gqa_4 lora_odd lora_two lora_repeats lora_parts}
 }
 
 llama=
@@ -136,6 +147,8 @@ for name in "$@"; do
     build) stage build 560 make -s -C "$kernels" -j"${MAKE_JOBS:-$(nproc)}" build/libtlora.so cuda build/bench_gpu || break ;;
     test) stage test 240 sh -c "cd '$kernels/tests' && '$build/test_cuda'" ;;
     sanitize) sanitize memcheck; sanitize racecheck ;;
+    ops) stage ops 90 "$build/bench_cuda_ops" ${OPS:---quick} --json "$work/ops.json" ;;
+    profile) profile ;;
     gemm) stage gemm 90 "$build/bench_gemm" ${GEMM:---quick} --json "$work/gemm.json" ;;
     steps | steps-llama | latency | bits | memory)
       [ -z "$ordered" ] || bench_llama "$ordered"

@@ -236,6 +236,22 @@ def markdown(report):
         keys = [k for k in errors["tlora"] if " " not in k]
         parts.append(table(["module", "tLoRA", "PEFT bf16", "between the two"],
                            [[k, *(f"{errors[w][k]:.2e}" for w in ("tlora", "peft_bf16", "tlora_against_peft_bf16"))] for k in keys]))
+    ops = f.data("ops")
+    if ops:
+        c = ops["ceilings"]
+        parts.append(f"\n## Ops ({c['copy_gbps']:,.0f} GB/s copy, {c['matrix_tflops']:,.0f} TFLOP/s by {c['matrix']}, in the same run)\n")
+        parts.append(table(["op", "detail", "tokens", "segment", "adapters", "µs", "GB/s", "TFLOP/s", "% of its ceiling"],
+                           [[r["op"], r["detail"], r["tokens"] or "", r["segment"] or "", r["adapters"],
+                             *([r["error"], "", "", ""] if "error" in r else
+                               [f"{r['us']:,.1f}", f"{r['gbps']:,.0f}", f"{r['tflops']:,.0f}" if r["flops"] else "", f"{r['percent']:.0f} ({r['bound']})"])]
+                            for r in ops["rows"]]))
+    profile = f.data("profile")
+    if profile:
+        whole = sum(p["milliseconds"] for p in profile.values())
+        parts.append("\n## Share of each op in a step of 8 mixed jobs, 15,360 tokens (events around every op)\n")
+        parts.append(table(["op", "share", "µs a call"],
+                           [[name, f"{100 * p['milliseconds'] / whole:.1f}%", f"{1000 * p['milliseconds'] / p['calls']:,.1f}"]
+                            for name, p in sorted(profile.items(), key=lambda item: -item[1]["milliseconds"])]))
     parts.append("\n## Stages\n")
     parts.append(table(["stage", "date", "commit", "device", "seconds", "status"],
                        [[name, s["date"], s["commit"], s["device"], s["seconds"],

@@ -3,7 +3,8 @@
 //   TEST(adds_numbers) { CHECK(1 + 1 == 2); CHECK_MSG(sum == 2, "sum is %d", sum); }
 //
 // CHECK notes a failure and goes on; REQUIRE ends the test; both have a _MSG form with a printf format and its values, which
-// are printed when the check fails. SKIP ends the test and says why. `program TEXT` runs the tests whose name contains TEXT.
+// are printed when the check fails. SKIP ends the test and says why. `program TEXT…` runs the tests whose name contains one of
+// the texts.
 // Exit status 0 when no test failed and at least one was found.
 #pragma once
 
@@ -55,7 +56,9 @@ inline int run(int argc, char** argv) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   int passed = 0, failed = 0, skipped = 0;
   for (const Test& test : tests()) {
-    if (argc > 1 && std::strstr(test.name, argv[1]) == nullptr) continue;
+    bool wanted = argc < 2;
+    for (int i = 1; i < argc; ++i) wanted |= std::strstr(test.name, argv[i]) != nullptr;
+    if (!wanted) continue;
     state() = State();
     try {
       test.body();

@@ -23,8 +23,7 @@ constexpr double kAdded = 1.6e-2, kAddedRms = 2e-3;
 // sum(dO * O) is of the rounded out. The CPU in TL_COMPUTE_FP32 is up to 3e-3 in the mean from TL_COMPUTE_BF16; two
 // roundings are sqrt(2) of that.
 constexpr double kAttention = 1.5e-2, kAttentionRms = 5e-3;
-constexpr double kSums =
-    2e-5;  // fp32 results of at most a few thousand products: 10 times what orders of summation differ by
+constexpr double kSums = 2e-5;     // fp32 sums of a few hundred products: 10 times what two orders differ by
 constexpr double kScalars = 1e-5;  // rstd, losses and fp32 exponentials
 constexpr double kBitsOnly = -1;
 
@@ -122,8 +121,7 @@ void bits_all(const std::vector<Case>& cases) {
       bits_case(c);
 }
 
-// ---- linears with LoRA
-// -----------------------------------------------------------------------------------------------------
+// ---- linears with LoRA ----------------------------------------------------------------------------------------------
 
 struct Linears {
   int first = TL_Q_PROJ;  // module
@@ -351,8 +349,7 @@ TEST(backend_gradients_of_two_calls) {
       }
 }
 
-// ---- norms, positions, elementwise
-// -----------------------------------------------------------------------------------------
+// ---- norms, positions, elementwise ----------------------------------------------------------------------------------
 
 namespace {
 
@@ -531,8 +528,7 @@ TEST(backend_embed) {
   }
 }
 
-// ---- attention
-// -------------------------------------------------------------------------------------------------------------
+// ---- attention ------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -600,8 +596,7 @@ TEST(backend_attention_isolation) {
   bits_all(attention_cases());
 }
 
-// ---- head
-// ------------------------------------------------------------------------------------------------------------------
+// ---- head -----------------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -703,8 +698,7 @@ TEST(backend_head_isolation) {
   bits_all({head_case(64, 331, kMixed), head_case(256, 1104, kMixed)});
 }
 
-// ---- adapters
-// --------------------------------------------------------------------------------------------------------------
+// ---- adapters -------------------------------------------------------------------------------------------------------
 
 TEST(backend_adapter_init) {
   REQUIRE_GPU();
@@ -725,8 +719,7 @@ TEST(backend_adapter_init) {
   compare("linears after adapter_init", run_linears(cpu, l), run_linears(gpu, l));
 }
 
-// Others come and go, the working copies grow, the adapter itself leaves and comes back elsewhere: no bit of it
-// changes.
+// Others come and go, the working copies grow, the adapter itself leaves and comes back elsewhere: none of its bits move.
 TEST(backend_adapters_come_and_go) {
   REQUIRE_GPU();
   const Linears l = kQkv64;
