@@ -263,6 +263,11 @@ int64_t CudaBackend::working_bytes(int64_t, int64_t columns) const {
 
 void CudaBackend::set_modules(int32_t layers, const int64_t (&in)[kModules], const int64_t (&out)[kModules]) {
   make_current();
+  // Parts of a group lie side by side in a row, and rows are read 16 bytes at a time.
+  for (const int module : {TL_Q_PROJ, TL_K_PROJ, TL_GATE_PROJ})
+    if (out[module] % 8)
+      throw Error(TL_UNSUPPORTED, std::string("the width of ") + (module == TL_Q_PROJ ? "q_proj" : module == TL_K_PROJ ? "k_proj" : "gate_proj") +
+                                      " must be a multiple of 8 on CUDA, got " + std::to_string(out[module]));
   layers_ = layers;
   std::copy(std::begin(in), std::end(in), sizes_.in);
   std::copy(std::begin(out), std::end(out), sizes_.out);
