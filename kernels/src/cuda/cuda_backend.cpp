@@ -328,6 +328,11 @@ void CudaBackend::adapter_detach(Adapter& adapter) noexcept {
   working_.give_back(home->second, static_cast<int32_t>(adapter.strip_columns));
   home_columns_.erase(home);
   attached_.erase(std::find(attached_.begin(), attached_.end(), &adapter));
+  if (attached_.empty()) working_.clear();
+  // The pool would keep the memory until something waits, and the next adapter may be of another size.
+  cudaStreamSynchronize(stream_);
+  cudaMemPool_t pool = nullptr;
+  if (cudaDeviceGetDefaultMemPool(&pool, device_) == cudaSuccess) cudaMemPoolTrimTo(pool, 0);
 }
 
 void CudaBackend::adapter_offload(Adapter& adapter) {

@@ -52,6 +52,13 @@ void WorkingCopies::give_back(int32_t first, int32_t columns) {
   std::fill_n(taken_.begin() + first / kUnit, columns / kUnit, false);
 }
 
+void WorkingCopies::clear() noexcept {
+  cudaFree(memory_);
+  memory_ = nullptr;
+  capacity_ = 0;
+  taken_.clear();
+}
+
 void WorkingCopies::grow(int32_t columns, cudaStream_t stream) {
   const int32_t before = capacity_;
   int32_t free_tail = 0;

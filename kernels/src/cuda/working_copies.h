@@ -34,6 +34,9 @@ class WorkingCopies {
   // Throws Error(TL_OUT_OF_MEMORY) and keeps the old capacity (contents lost all the same).
   void grow(int32_t columns, cudaStream_t stream);
 
+  // Without adapters: gives the memory back.
+  void clear() noexcept;
+
   const Home* device_homes() const { return homes_device_; }  // [layers * 7]
   const Home& home(int layer, int module) const { return homes_[static_cast<size_t>(layer * kModuleCount + module)]; }
 
