@@ -37,7 +37,7 @@ const lateBySeconds = 3;
 
 interface Entry {
   readonly task: DemoTask;
-  readonly note: string;
+  note: string;
   request: JobRequest;
   job?: Job;
   sha256?: string;
@@ -141,8 +141,7 @@ async function run(): Promise<void> {
     if (index === 2) await new Promise((resolve) => setTimeout(resolve, lateBySeconds * 1000));
     const first = await createJob(client, entry.request);
     if (index === 3) {
-      await new Promise((resolve) => setTimeout(resolve, 1500));
-      await client.fineTuning.jobs.cancel(first.id);
+      entry.note = await cancelWhenRunning(client, first.id);
       entry.job = await createJob(client, entry.request);
     } else {
       entry.job = first;
@@ -187,6 +186,22 @@ async function run(): Promise<void> {
   export OPENAI_BASE_URL=${current.url}/v1
   export OPENAI_API_KEY=${current.adminKey}
   curl -H "authorization: Bearer $OPENAI_API_KEY" $OPENAI_BASE_URL/fine_tuning/jobs`);
+  }
+}
+
+/** Cancels a job soon after it began to run. A GPU may be done with it before: then it is simply submitted once more. */
+async function cancelWhenRunning(client: OpenAI, id: string): Promise<string> {
+  for (let tries = 0; tries < 75; tries++) {
+    const job = await client.fineTuning.jobs.retrieve(id);
+    if (job.status === "running" || terminal(job)) break;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  try {
+    await client.fineTuning.jobs.cancel(id);
+    return "cancelled and resubmitted";
+  } catch (error) {
+    if (!terminal(await client.fineTuning.jobs.retrieve(id))) throw error;
+    return "done before it was cancelled, resubmitted";
   }
 }
 
