@@ -39,6 +39,7 @@ function cluster(policy: Snapshot["policy"], jobCount: number, deviceCount: numb
     const rank = pick([2, 4, 8, 16]);
     return {
       base: pick([0, 1]),
+      tenant: pick([0, 1, 2, 3]),
       rank,
       adapterBytes: rank * 4.7e7,
       stepTokens: batch * length,
@@ -57,7 +58,15 @@ function cluster(policy: Snapshot["policy"], jobCount: number, deviceCount: numb
     memoryBytes: 1.4e11,
     residentBase: v % 2,
   }));
-  return snapshotOf({ policy, now: 1e5, profiles: [{ ...profile, base: 0 }, { ...profile, base: 1 }], devices, jobs });
+  const tenants = [1, 1, 2, 4].map((weight) => ({ weight }));
+  return snapshotOf({
+    policy,
+    now: 1e5,
+    tenants,
+    profiles: [{ ...profile, base: 0 }, { ...profile, base: 1 }],
+    devices,
+    jobs,
+  });
 }
 
 function median(times: number[]): number {
@@ -73,10 +82,17 @@ function time(runs: number, work: () => unknown): number {
   return median(times);
 }
 
+/** Least squares of log time against log jobs: time grows as jobs^exponent. */
+function exponentOf(points: readonly (readonly [jobs: number, time: number])[]): number {
+  const logs = points.map(([jobs, ms]) => [Math.log(jobs), Math.log(ms)] as const);
+  const mean = (at: 0 | 1) => logs.reduce((sum, p) => sum + p[at], 0) / logs.length;
+  const [x, y] = [mean(0), mean(1)];
+  return logs.reduce((sum, p) => sum + (p[0] - x) * (p[1] - y), 0) / logs.reduce((sum, p) => sum + (p[0] - x) ** 2, 0);
+}
+
 const planner = await loadPlanner();
 const rows: Record<string, string | number | null>[] = [];
-const log: [number, number][] = [];
-console.log("policy      jobs     devices  wasm ms   twin ms    placed  groups");
+console.log("policy           jobs     devices  wasm ms   twin ms    placed  groups");
 for (const [name, policy] of Object.entries(Policy)) {
   for (const [jobCount, deviceCount] of [[1000, 128], [10_000, 8000], [100_000, 8000]] as const) {
     const snapshot = cluster(policy, jobCount, deviceCount);
@@ -85,16 +101,52 @@ for (const [name, policy] of Object.entries(Policy)) {
     const twin = jobCount <= TWIN_JOBS ? time(1, () => twinPlan(snapshot)) : null;
     const placed = plan.jobGroup.reduce((n, g) => n + (g === -1 ? 0 : 1), 0);
     rows.push({ policy: name, jobs: jobCount, devices: deviceCount, wasmMs: wasm, twinMs: twin, placed });
-    if (name === "default") log.push([Math.log(jobCount), Math.log(wasm)]);
     console.log(
-      name.padEnd(12) + String(jobCount).padEnd(9) + String(deviceCount).padEnd(9) + wasm.toFixed(2).padEnd(10) +
+      name.padEnd(17) + String(jobCount).padEnd(9) + String(deviceCount).padEnd(9) + wasm.toFixed(2).padEnd(10) +
         (twin?.toFixed(0) ?? "-").padEnd(11) + String(placed).padEnd(8) + plan.groupBase.length,
     );
   }
 }
-const exponent = (log[2]![1] - log[0]![1]) / (log[2]![0] - log[0]![0]);
-console.log(`default: time grows as jobs^${exponent.toFixed(2)} from 1k to 100k jobs`);
-const json = JSON.stringify({ bench: "planner", rows, exponent });
+
+// The same number of jobs per device at every size, so that the growth is that of the jobs.
+const sizes = [1000, 3000, 10_000, 30_000, 100_000];
+const growth: Record<string, { exponent: number; ms: number[] }> = {};
+const yardstick = exponentOf(sizes.map((k) => [k, k * Math.log(k)]));
+for (const name of ["default", "tlora", "srsf", "srsfGrouped"] as const) {
+  const ms = sizes.map((k) => {
+    const snapshot = cluster(Policy[name], k, Math.round(k / 12.5));
+    planner.plan(snapshot);
+    return time(k > 10_000 ? 5 : 15, () => planner.plan(snapshot));
+  });
+  const exponent = exponentOf(sizes.map((k, i) => [k, ms[i]!]));
+  growth[name] = { exponent, ms };
+  console.log(
+    `${name}: time grows as jobs^${exponent.toFixed(2)} from 1k to 100k jobs; K log K is ${yardstick.toFixed(2)}`,
+  );
+}
+
+// One arrival into a full cluster, the plan read out included.
+const ARRIVALS = 200;
+const full = cluster(Policy.default, 10_000, 8000);
+const session = planner.open(full, ARRIVALS);
+const more = cluster(Policy.default, ARRIVALS, 8000).jobs;
+const arrivals = Array.from({ length: ARRIVALS }, (_, j) => {
+  const one = Object.fromEntries(
+    Object.entries(more).map(([field, column]) => [field, column.slice(j, j + 1)]),
+  ) as unknown as Snapshot["jobs"];
+  const arrived = { ...one, currentDevice: Int32Array.of(-1) };
+  const start = performance.now();
+  session.update({ arrived });
+  return performance.now() - start;
+}).toSorted((a, b) => a - b);
+const arrival = { median: arrivals[ARRIVALS >> 1]!, p99: arrivals[Math.floor(ARRIVALS * 0.99)]! };
+console.log(
+  `one arrival into 10,000 jobs on 8,000 devices: median ${arrival.median.toFixed(3)} ms, p99 ${
+    arrival.p99.toFixed(3)
+  } ms`,
+);
+
+const json = JSON.stringify({ bench: "planner", rows, growth, yardstick, arrival });
 const file = Deno.args[Deno.args.indexOf("--json") + 1];
 if (Deno.args.includes("--json") && file) await writeFile(file, json + "\n");
 else console.log(json);

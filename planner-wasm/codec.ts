@@ -8,18 +8,38 @@ import {
   LAYOUT_VERSION,
   MAGIC,
   NOW_OFFSET,
+  OPTIONS,
+  OPTIONS_SECTION,
+  optionsOf,
+  type Section,
   SECTIONS,
   TABLES,
 } from "./layout.ts";
 import type { Snapshot } from "./types.ts";
 import { columnOf, rowsOf, validateSnapshot } from "./validate.ts";
 
+function sectionCount(snapshot: Snapshot): number {
+  return SECTIONS.length + (snapshot.options ? 1 : 0);
+}
+
 /** Bytes of a valid snapshot. */
 export function encodedBytes(snapshot: Snapshot): number {
   const rows = rowsOf(snapshot);
-  let bytes = HEADER_BYTES + SECTIONS.length * ENTRY_BYTES;
+  let bytes = HEADER_BYTES + sectionCount(snapshot) * ENTRY_BYTES;
+  if (snapshot.options) bytes += OPTIONS.length * ITEM_BYTES.f64;
   for (const { table, type } of SECTIONS) bytes += align8(rows[TABLES.indexOf(table)]! * ITEM_BYTES[type]);
   return bytes;
+}
+
+/** Where the columns of the jobs stand in the bytes of a valid snapshot. */
+export function jobColumns(snapshot: Snapshot): { section: Section; offset: number }[] {
+  const rows = rowsOf(snapshot);
+  let offset = HEADER_BYTES + sectionCount(snapshot) * ENTRY_BYTES;
+  return SECTIONS.map((section) => {
+    const at = offset;
+    offset += align8(rows[TABLES.indexOf(section.table)]! * ITEM_BYTES[section.type]);
+    return { section, offset: at };
+  }).filter(({ section }) => section.table === "jobs");
 }
 
 /** Writes a valid snapshot at `at`, a multiple of 8, of a buffer with room for it. */
@@ -28,11 +48,12 @@ export function encodeInto(snapshot: Snapshot, buffer: ArrayBuffer, at: number):
   const bytes = encodedBytes(snapshot);
   const header = new Uint32Array(buffer, at, HEADER_BYTES / 4);
   header.fill(0);
-  header.set([MAGIC, LAYOUT_VERSION, bytes, SECTIONS.length, snapshot.policy, ...rows]);
+  const sections = sectionCount(snapshot);
+  header.set([MAGIC, LAYOUT_VERSION, bytes, sections, snapshot.policy, ...rows]);
   // Adding 0 turns -0 into 0: equal snapshots have equal bytes.
   new DataView(buffer, at).setFloat64(NOW_OFFSET, snapshot.now + 0, true);
-  const entries = new Uint32Array(buffer, at + HEADER_BYTES, SECTIONS.length * ENTRY_BYTES / 4);
-  let offset = HEADER_BYTES + SECTIONS.length * ENTRY_BYTES;
+  const entries = new Uint32Array(buffer, at + HEADER_BYTES, sections * ENTRY_BYTES / 4);
+  let offset = HEADER_BYTES + sections * ENTRY_BYTES;
   SECTIONS.forEach((section, i) => {
     const count = rows[TABLES.indexOf(section.table)]!;
     const size = ITEM_BYTES[section.type];
@@ -40,6 +61,10 @@ export function encodeInto(snapshot: Snapshot, buffer: ArrayBuffer, at: number):
     new ITEM_ARRAY[section.type](buffer, at + offset, count).set(columnOf(snapshot, section));
     offset += align8(count * size);
   });
+  if (!snapshot.options) return;
+  const values = optionsOf(snapshot);
+  entries.set([OPTIONS_SECTION, ITEM_BYTES.f64, OPTIONS.length, offset], SECTIONS.length * 4);
+  new Float64Array(buffer, at + offset, OPTIONS.length).set(OPTIONS.map(({ name }) => values[name] + 0));
 }
 
 export function encodeSnapshot(snapshot: Snapshot): Uint8Array<ArrayBuffer> {
@@ -82,6 +107,16 @@ export function decodeSnapshot(input: Uint8Array): Snapshot {
     if (place.offset % 8 !== 0) wrong(`${name} offset`, "a multiple of 8", place.offset);
     if (place.offset + place.count * size > bytes.length) wrong(`${name} offset`, "inside the bytes", place.offset);
     tables[section.table]![section.field] = new ITEM_ARRAY[section.type](bytes.buffer, place.offset, rows).slice();
+  }
+  const given = places.get(OPTIONS_SECTION);
+  if (given) {
+    const name = "section options";
+    if (given.size !== ITEM_BYTES.f64) wrong(`${name} item bytes`, `${ITEM_BYTES.f64}`, given.size);
+    if (given.count > OPTIONS.length) wrong(`${name} items`, `at most ${OPTIONS.length}`, given.count);
+    if (given.offset % 8 !== 0) wrong(`${name} offset`, "a multiple of 8", given.offset);
+    if (given.offset + given.count * 8 > bytes.length) wrong(`${name} offset`, "inside the bytes", given.offset);
+    const values = new Float64Array(bytes.buffer, given.offset, given.count);
+    tables.options = Object.fromEntries(OPTIONS.map(({ name, value }, i) => [name, values[i] ?? value]));
   }
   const snapshot = {
     policy: header[4],

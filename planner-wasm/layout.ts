@@ -2,6 +2,7 @@
  * The snapshot's bytes, version 1, little endian. Header, section table, sections; every part starts at a multiple
  * of 8. A reader finds sections by id, so a later version may add sections without moving the present ones.
  */
+import type { PlannerOptions, Snapshot } from "./types.ts";
 
 export const LAYOUT_VERSION = 1;
 /** "TLSP" */
@@ -80,6 +81,40 @@ export const SECTIONS: readonly Section[] = [
   section(0x40e, "jobs.gang", "i32", 1, ID),
   section(0x40f, "jobs.currentDevice", "i32", -1, INT),
 ];
+
+/** Id of the options: f64 array, one item per entry of OPTIONS, present only when the snapshot has some. */
+export const OPTIONS_SECTION = 0x501;
+
+export interface OptionRule {
+  readonly name: keyof PlannerOptions;
+  readonly value: number;
+  readonly min: number;
+  readonly max: number;
+  readonly integer: boolean;
+}
+
+function option(name: keyof PlannerOptions, value: number, min: number, max: number, integer = false): OptionRule {
+  return { name, value, min, max, integer };
+}
+
+/** In the order of the section's items; `value` is the default. A later version may append. */
+export const OPTIONS: readonly OptionRule[] = [
+  option("preemptionSeconds", 5, 0, 1e9),
+  option("coldStartFixedSeconds", 1, 0, 1e9),
+  option("coldStartBytesPerSecond", 1e9, 1, 1e18),
+  option("knowsSizes", 1, 0, 1, true),
+  option("allowPreemption", 1, 0, 1, true),
+  option("allowGrouping", 1, 0, 1, true),
+  option("tenantShare", 0.5, 0, 1),
+];
+
+/** All options of a snapshot, defaults filled in. */
+export function optionsOf(snapshot: Snapshot): PlannerOptions {
+  const given = snapshot.options ?? {};
+  return Object.fromEntries(
+    OPTIONS.map(({ name, value }) => [name, given[name] ?? value]),
+  ) as unknown as PlannerOptions;
+}
 
 /** Most rows of one table: what 32-bit memory holds with room to spare. */
 export const MOST_ROWS = 2 ** 20;

@@ -1,14 +1,16 @@
 /** Where the module's bytes come from. */
 import { plannerOf } from "./planner.ts";
-import type { Planner } from "./types.ts";
+import type { IncrementalPlanner } from "./types.ts";
 
 /** From bytes or a compiled module: for browsers, tests and anything without files. */
-export async function instantiatePlanner(source: BufferSource | WebAssembly.Module): Promise<Planner> {
+export async function instantiatePlanner(source: BufferSource | WebAssembly.Module): Promise<IncrementalPlanner> {
   return plannerOf(source instanceof WebAssembly.Module ? source : await WebAssembly.compile(source));
 }
 
 /** From build/planner.wasm beside this file, in Deno and Node. `deno task build:planner` makes it. */
-export async function loadPlanner(file: URL = new URL("./build/planner.wasm", import.meta.url)): Promise<Planner> {
+export async function loadPlanner(
+  file: URL = new URL("./build/planner.wasm", import.meta.url),
+): Promise<IncrementalPlanner> {
   // Imported here so that browsers can load this file.
   const { readFile } = await import("node:fs/promises");
   let bytes: Uint8Array<ArrayBuffer>;

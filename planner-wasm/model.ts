@@ -2,12 +2,8 @@
  * Cost and memory of a group in TypeScript: what `explain` shows and what the twins are built on. Each expression has
  * the order of operations of assembly/cost.ts and assembly/memory.ts, so both give the same bits.
  */
+import { optionsOf } from "./layout.ts";
 import type { Snapshot } from "./types.ts";
-
-/** Seconds that one adapter swap costs a running job. */
-export const MOVE_SECONDS = 5;
-const COLD_START_SECONDS = 1;
-const LOAD_BYTES_PER_SECOND = 1e9;
 
 /** What a set of members asks of each device of its group. */
 export interface Load {
@@ -54,12 +50,16 @@ export function aloneSeconds(snapshot: Snapshot, profile: number, job: number): 
 }
 
 /** Seconds to bring a base onto a device where it is not resident. */
-export function coldSeconds({ profiles }: Snapshot, profile: number): number {
-  return COLD_START_SECONDS + profiles.weightBytes[profile]! / LOAD_BYTES_PER_SECOND;
+export function coldSeconds(snapshot: Snapshot, profile: number): number {
+  const { coldStartFixedSeconds, coldStartBytesPerSecond } = optionsOf(snapshot);
+  return coldStartFixedSeconds + snapshot.profiles.weightBytes[profile]! / coldStartBytesPerSecond;
 }
 
-export function stepsLeft({ jobs }: Snapshot, job: number): number {
-  return Math.max(1, jobs.stepsTotal[job]! - jobs.stepsDone[job]!);
+/** Steps to go, at least 1: known, or guessed as many as were done. */
+export function stepsLeft(snapshot: Snapshot, job: number): number {
+  const { stepsTotal, stepsDone } = snapshot.jobs;
+  const { knowsSizes } = optionsOf(snapshot);
+  return Math.max(1, knowsSizes ? stepsTotal[job]! - stepsDone[job]! : stepsDone[job]!);
 }
 
 /** The profile of a base on a kind of device, or -1. */
@@ -69,16 +69,21 @@ export function profileOf({ profiles }: Snapshot, base: number, kind: number): n
 
 const MOST_PRIORITY = 8;
 const SHORTEST = 1;
+const SHORTEST_GUESS = 60;
 
 /** Urgency of a job whose fewest alone seconds per step are `alone`; README gives the formula and why. */
-export function urgencyOf({ jobs, tenants, now }: Snapshot, job: number, alone: number): number {
+export function urgencyOf(snapshot: Snapshot, job: number, alone: number): number {
+  const { jobs, tenants, now } = snapshot;
+  const { knowsSizes } = optionsOf(snapshot);
   const gang = jobs.gang[job]!;
   const priority = jobs.priority[job]!;
   let power = 1;
   for (let i = 0; i < Math.min(Math.abs(priority), MOST_PRIORITY); i++) power = power * 10;
   if (priority < 0) power = 1 / power;
-  const duration = Math.max(SHORTEST, alone * Math.max(1, jobs.stepsTotal[job]!));
-  const left = Math.max(SHORTEST, alone * Math.max(1, jobs.stepsTotal[job]! - jobs.stepsDone[job]!)) * gang;
+  const shortest = knowsSizes ? SHORTEST : SHORTEST_GUESS;
+  const steps = knowsSizes ? Math.max(1, jobs.stepsTotal[job]!) : stepsLeft(snapshot, job);
+  const duration = Math.max(shortest, alone * steps);
+  const left = Math.max(shortest, alone * stepsLeft(snapshot, job)) * gang;
   const waited = Math.max(0, now - jobs.submitted[job]! - jobs.attained[job]! / gang);
   const age = 1 + waited / duration;
   return power * tenants.weight[jobs.tenant[job]!]! * age * age * age / left;

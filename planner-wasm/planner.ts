@@ -1,21 +1,28 @@
 /** A Planner over the compiled module. */
 import { decodeSnapshot, encodedBytes, encodeInto, encodeSnapshot } from "./codec.ts";
 import { LAYOUT_VERSION } from "./layout.ts";
-import type { Plan, Planner, Snapshot } from "./types.ts";
+import type { IncrementalPlanner, Plan, Snapshot } from "./types.ts";
+import { openSession } from "./session.ts";
 import { validateSnapshot } from "./validate.ts";
 
-interface PlannerExports {
+export interface PlannerExports {
   /** Not shared: the module has one thread. */
   readonly memory: { readonly buffer: ArrayBuffer };
   layoutVersion(): number;
   reserve(bytes: number): number;
   plan(at: number, bytes: number): number;
+  open(at: number, bytes: number, rows: number): number;
+  arrived(row: number, now: number): void;
+  finished(row: number): void;
+  deviceChanged(device: number, available: number): void;
+  read(): number;
 }
 
 /** Addresses below this are error codes of the module. */
 const FIRST_ADDRESS = 8;
+const DEFAULT_ROOM = 1024;
 
-export function plannerOf(module: WebAssembly.Module): Planner {
+export function plannerOf(module: WebAssembly.Module): IncrementalPlanner {
   // The module imports nothing: no clock, no randomness, no host.
   const exports = new WebAssembly.Instance(module).exports as unknown as PlannerExports;
   if (exports.layoutVersion() !== LAYOUT_VERSION) {
@@ -27,23 +34,37 @@ export function plannerOf(module: WebAssembly.Module): Planner {
     layoutVersion: LAYOUT_VERSION,
     encode: encodeSnapshot,
     decode: decodeSnapshot,
+    open: (snapshot, room = DEFAULT_ROOM) => openSession(module, snapshot, room),
     plan(snapshot) {
       validateSnapshot(snapshot);
-      const bytes = encodedBytes(snapshot);
-      const at = exports.reserve(bytes) >>> 0;
-      if (at === 0) throw new RangeError(`snapshot must fit the planner's memory, got ${bytes} bytes`);
-      encodeInto(snapshot, exports.memory.buffer, at);
-      const address = exports.plan(at, bytes) >>> 0;
-      if (address < FIRST_ADDRESS) throw new RangeError(`planner.wasm refused the snapshot with code ${address}`);
-      return readPlan(exports.memory.buffer, address, snapshot);
+      const { at, bytes } = place(exports, snapshot);
+      return readPlan(exports, exports.plan(at, bytes), snapshot.jobs.base.length);
     },
   };
 }
 
-function readPlan(buffer: ArrayBuffer, address: number, snapshot: Snapshot): Plan {
+/** Writes a valid snapshot into the module's memory. */
+export function place(exports: PlannerExports, snapshot: Snapshot): { at: number; bytes: number } {
+  const bytes = encodedBytes(snapshot);
+  const at = exports.reserve(bytes) >>> 0;
+  if (at === 0) throw new RangeError(`snapshot must fit the planner's memory, got ${bytes} bytes`);
+  encodeInto(snapshot, exports.memory.buffer, at);
+  return { at, bytes };
+}
+
+/** The address of a plan, or an error. */
+export function checked(answer: number): number {
+  const address = answer >>> 0;
+  if (address < FIRST_ADDRESS) throw new RangeError(`planner.wasm refused the snapshot with code ${address}`);
+  return address;
+}
+
+/** `answer` is what the module gave; its memory may have grown, and so moved, while it did. */
+export function readPlan({ memory }: PlannerExports, answer: number, jobs: number): Plan {
+  const address = checked(answer);
+  const { buffer } = memory;
   const header = new Uint32Array(buffer, address, 10);
   const groups = header[0]!;
-  const jobs = snapshot.jobs.base.length;
   // Copies: the module's memory is reused by the next call.
   const i32 = (field: number, count: number) => new Int32Array(buffer, header[field]!, count).slice();
   const f64 = (field: number, count: number) => new Float64Array(buffer, header[field]!, count).slice();

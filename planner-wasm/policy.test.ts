@@ -26,10 +26,13 @@ Deno.test("default: does not spread work that ends before a cold device is ready
 
 Deno.test("default: a short job takes its place among running ones only when at least twice as urgent", () => {
   const running: Partial<JobRow> = { stepsTotal: 1000, currentDevice: 0, maxSlowdown: 1 };
-  const with_ = (stepsTotal: number) =>
-    places(plan({ devices: [{}], jobs: [running, { stepsTotal, maxSlowdown: 1 }] }));
-  deepStrictEqual(with_(499), [-1, 0]);
-  deepStrictEqual(with_(501), [0, -1]);
+  const with_ = (stepsTotal: number, preemptionSeconds: number) =>
+    places(plan({ options: { preemptionSeconds }, devices: [{}], jobs: [running, { stepsTotal, maxSlowdown: 1 }] }));
+  deepStrictEqual(with_(499, 0), [-1, 0]);
+  deepStrictEqual(with_(501, 0), [0, -1]);
+  // 400 steps are 14.8 s: with 5 s for the exchange the running job is worth 2.7 of its urgency.
+  deepStrictEqual(with_(400, 5), [0, -1]);
+  deepStrictEqual(with_(300, 5), [-1, 0]);
 });
 
 Deno.test("default: only as many running jobs leave as must, the least urgent first", () => {
@@ -46,7 +49,11 @@ Deno.test("default: only as many running jobs leave as must, the least urgent fi
 Deno.test("default: groups of one base merge for a job of another when that costs less progress than it gains", () => {
   const running = (currentDevice: number) => ({ currentDevice, stepsTotal: 1000 });
   const with_ = (stepsTotal: number, base: number) =>
-    places(plan({ devices: times(2, {}), jobs: [running(0), running(1), { base, stepsTotal }] }));
+    places(plan({
+      options: { preemptionSeconds: 0 },
+      devices: times(2, {}),
+      jobs: [running(0), running(1), { base, stepsTotal }],
+    }));
   // Together the two running jobs lose 0.42 of their progress each, and twice that must be worth less than the third.
   deepStrictEqual(with_(550, 1), [1, 1, 0]);
   deepStrictEqual(with_(650, 1), [0, 1, -1]);

@@ -1,7 +1,24 @@
 /** What the planner reads and answers: structures of arrays, one index per base, device, tenant or job. */
 
 /** Policies are data: the same bytes of the same module run each of them. */
-export const Policy = { default: 0, fifo: 1, firstFit: 2, mloraFifo: 3 } as const;
+export const Policy = {
+  default: 0,
+  fifo: 1,
+  firstFit: 2,
+  mloraFifo: 3,
+  srtf: 4,
+  srsf: 5,
+  las: 6,
+  tiresias: 7,
+  tlora: 8,
+  // The same order, but a job may join a group of its base before it takes a device of its own.
+  fifoGrouped: 11,
+  firstFitGrouped: 12,
+  srtfGrouped: 14,
+  srsfGrouped: 15,
+  lasGrouped: 16,
+  tiresiasGrouped: 17,
+} as const;
 export type PolicyId = (typeof Policy)[keyof typeof Policy];
 
 /**
@@ -71,8 +88,26 @@ export interface Jobs {
   readonly currentDevice: Int32Array;
 }
 
+/** Numbers of the policies that are not facts of the cluster: what an ablation changes. Absent: as in `OPTIONS`. */
+export interface PlannerOptions {
+  /** Seconds that stopping or moving a running job costs it. */
+  readonly preemptionSeconds: number;
+  /** A base that is not resident costs this and its bytes through this bandwidth. */
+  readonly coldStartFixedSeconds: number;
+  readonly coldStartBytesPerSecond: number;
+  /** 0: `default` does not look at stepsTotal and expects of each job as much again as it has done. */
+  readonly knowsSizes: number;
+  /** 0: no running job is stopped or moved for another. */
+  readonly allowPreemption: number;
+  /** 0: one job per device; not read by the grouping baselines. */
+  readonly allowGrouping: number;
+  /** Share of the devices that `default` guarantees to tenants by weight, 0 to 1. */
+  readonly tenantShare: number;
+}
+
 export interface Snapshot {
   readonly policy: PolicyId;
+  readonly options?: Partial<PlannerOptions>;
   /** Seconds on any monotone clock; only differences with `submitted` matter. */
   readonly now: number;
   readonly profiles: BaseProfiles;
@@ -110,6 +145,34 @@ export interface Plan {
   readonly groupMemoryBytes: Float64Array;
 }
 
+/** What happened since a session's last plan. */
+export interface Changes {
+  /** The snapshot clock; the last one when absent. */
+  readonly now?: number;
+  /** Rows of jobs that ended or were cancelled. */
+  readonly finished?: readonly number[];
+  /** Devices that may take work from now on (1) or no longer (0). */
+  readonly devices?: readonly { readonly device: number; readonly available: 0 | 1 }[];
+  /** New jobs, not running anywhere; they get the rows after those there are. */
+  readonly arrived?: Jobs;
+}
+
+/**
+ * Incremental planning. A session starts with the full plan of its snapshot; a change then touches only what it asks
+ * for, at the urgencies of that full plan. Each plan keeps the invariants of a full one (memory, gangs, bounds of the
+ * step and of every member); it need not be the plan that a full call would give.
+ */
+export interface PlannerSession {
+  /** Rows in use: those of the snapshot and of the arrivals since; finished ones keep theirs and have no group. */
+  readonly rows: number;
+  /** Arrivals that still fit; with none left the caller opens another session. */
+  readonly room: number;
+  /** The plan as it stands. */
+  plan(): Plan;
+  /** Applies ends, then devices, then arrivals in row order. A refused change leaves the session as it was. */
+  update(changes: Changes): Plan;
+}
+
 export interface Planner {
   /** Pure: the same snapshot gives the same plan, byte for byte. Throws RangeError naming field, rule, index and value. */
   plan(snapshot: Snapshot): Plan;
@@ -118,4 +181,9 @@ export interface Planner {
   decode(bytes: Uint8Array): Snapshot;
   /** Layout version of encode/decode. */
   readonly layoutVersion: number;
+}
+
+export interface IncrementalPlanner extends Planner {
+  /** A session of the default policy with room for that many arrivals (1,024 when absent). */
+  open(snapshot: Snapshot, room?: number): PlannerSession;
 }

@@ -23,11 +23,23 @@ const put = (table: string, field: string, value: unknown) => (s: Snapshot) => {
   (s as unknown as Loose)[table]![field] = value;
 };
 
+const option = (s: Snapshot, options: unknown) => void Object.assign(s, { options });
+
 const CASES: [(s: Snapshot) => unknown, string][] = [
-  [(s) => (s as unknown as Loose).policy = 9, "policy must be one of 0, 1, 2, 3, got 9"],
-  [(s) => (s as unknown as Loose).policy = "fifo", 'policy must be one of 0, 1, 2, 3, got "fifo"'],
+  [
+    (s) => (s as unknown as Loose).policy = 9,
+    "policy must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 14, 15, 16, 17, got 9",
+  ],
+  [
+    (s) => (s as unknown as Loose).policy = "fifo",
+    'policy must be one of 0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 14, 15, 16, 17, got "fifo"',
+  ],
   [(s) => (s as unknown as Loose).now = NaN, "now must be a finite number"],
   [(s) => (s as unknown as Loose).now = undefined, "now must be a finite number"],
+  [(s) => option(s, { knowsSizes: 0.5 }), "options.knowsSizes must be an integer from 0 to 1, got 0.5"],
+  [(s) => option(s, { preemptionSeconds: NaN }), "options.preemptionSeconds must be a finite number from 0"],
+  [(s) => option(s, { speed: 1 }), 'got "speed"'],
+  [(s) => option(s, 5), "options must be an object of numbers, got 5"],
   [(s) => Reflect.deleteProperty(s, "devices"), "devices must be an object of arrays, got undefined"],
   [put("jobs", "rank", [8, 8]), "jobs.rank must be an Int32Array, got Array"],
   [put("jobs", "rank", undefined), "jobs.rank must be an Int32Array, got undefined"],

@@ -1,5 +1,5 @@
 /** Checks a snapshot before any of it reaches the module; every error names field, index, rule and value. */
-import { ITEM_ARRAY, MOST_ROWS, type Section, SECTIONS, TABLES } from "./layout.ts";
+import { ITEM_ARRAY, MOST_ROWS, OPTIONS, type Section, SECTIONS, TABLES } from "./layout.ts";
 import { Policy, type Snapshot } from "./types.ts";
 
 export type Column = Uint8Array | Int32Array | Float64Array;
@@ -90,6 +90,41 @@ function checkJobs({ jobs, devices, tenants }: Snapshot): void {
   }
 }
 
+function checkOptions({ options }: Snapshot): void {
+  if (options === undefined) return;
+  if (typeof options !== "object" || options === null) fail("options", "an object of numbers", options);
+  for (const name of Object.keys(options)) {
+    if (!OPTIONS.some((rule) => rule.name === name)) {
+      fail("options", `made of ${OPTIONS.map((rule) => rule.name).join(", ")}`, name);
+    }
+  }
+  for (const { name, min, max, integer } of OPTIONS) {
+    const value = options[name];
+    if (value === undefined) continue;
+    if (typeof value !== "number" || !(value >= min && value <= max) || (integer && !Number.isInteger(value))) {
+      fail(`options.${name}`, `${integer ? "an integer" : "a finite number"} from ${min} to ${max}`, value);
+    }
+  }
+}
+
+/** Jobs that arrive in a session of that snapshot: its rules, and nobody runs yet. */
+export function validateArrivals(snapshot: Snapshot, arrived: Snapshot["jobs"]): void {
+  const wanted = { ...snapshot, jobs: arrived };
+  const rows = columnOf(wanted, LEADERS.get("jobs")!).length;
+  for (const section of SECTIONS) {
+    if (section.table !== "jobs") continue;
+    const column = columnOf(wanted, section);
+    if (column.length !== rows) {
+      fail(`jobs.${section.field}.length`, `${rows}, the length of jobs.base`, column.length);
+    }
+    checkColumn(section, column);
+  }
+  checkJobs(wanted);
+  arrived.currentDevice.forEach((device, j) => {
+    if (device !== -1) fail(`jobs.currentDevice[${j}]`, "-1: a job that arrives does not run", device);
+  });
+}
+
 /** Throws RangeError at the first broken rule. */
 export function validateSnapshot(snapshot: Snapshot): void {
   if (typeof snapshot !== "object" || snapshot === null) fail("snapshot", "an object", snapshot);
@@ -114,6 +149,7 @@ export function validateSnapshot(snapshot: Snapshot): void {
     }
     checkColumn(section, column);
   }
+  checkOptions(snapshot);
   checkProfiles(snapshot);
   checkDevices(snapshot);
   checkJobs(snapshot);

@@ -14,4 +14,12 @@ export interface TraceJob {
   readonly gpus: number;
   readonly tenant: string;
   readonly state: TraceState;
+  /** What kind of work it was ("SFT", "Eval", "Pretrain", ...), empty where the trace does not say. */
+  readonly kind: string;
+}
+
+/** Jobs whose times were read on some clock: counted from the first submission instead. The order stays that of the file. */
+export function fromFirstSubmission(jobs: readonly TraceJob[]): TraceJob[] {
+  const first = jobs.reduce((least, job) => Math.min(least, job.submitSeconds), Infinity);
+  return jobs.map((job) => ({ ...job, submitSeconds: job.submitSeconds - first }));
 }

@@ -39,6 +39,15 @@ export function resetArena(): void {
   top = (__heap_base + 15) & ~(<usize>15);
 }
 
+/** Where the next block goes; `rewindArena` gives back what was taken since. */
+export function arenaMark(): usize {
+  return top;
+}
+
+export function rewindArena(mark: usize): void {
+  top = mark;
+}
+
 /** Bytes at a multiple of 8, unwritten; 0 when the machine has no more memory. */
 export function take(bytes: usize): usize {
   const at = top;

@@ -44,3 +44,17 @@ export function lastClaim(): i32 {
 export function claimBefore(job: i32): i32 {
   return i32At(prevs, job);
 }
+
+/** Puts a job in front of the claim `after` (-1: at the end). */
+export function insertClaim(job: i32, after: i32): void {
+  if (after == -1) {
+    addClaim(job);
+    return;
+  }
+  const p = i32At(prevs, after);
+  setI32(live, job, 1);
+  setI32(prevs, job, p);
+  setI32(nexts, job, after);
+  setI32(prevs, after, job);
+  if (p != -1) setI32(nexts, p, job);
+}

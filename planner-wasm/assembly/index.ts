@@ -7,6 +7,8 @@ import * as L from "./layout";
 import { writePlan } from "./output";
 import { runPolicy } from "./policies/registry";
 import { deriveProfiles } from "./profiles";
+import { resetWindows } from "./windows";
+import { arrive, leave, rewindSession, setAvailable, startSession } from "./session";
 import { deriveWork } from "./work";
 
 export function layoutVersion(): i32 {
@@ -19,14 +21,54 @@ export function reserve(bytes: i32): usize {
   return take(<usize>bytes);
 }
 
-/** Address of the plan (see output.ts), or 1 = not this layout, 2 = a wrong length, 3 = no such policy. */
-export function plan(at: usize, bytes: i32): usize {
+function prepare(at: usize, bytes: i32, rows: i32): i32 {
   const wrong = L.bind(at, <usize>bytes);
-  if (wrong != 0) return <usize>wrong;
+  if (wrong != 0) return wrong;
+  if (rows >= 0) L.setJobRows(rows);
   deriveProfiles();
   deriveWork();
   resetGroups();
   resetFree();
+  resetWindows();
+  return 0;
+}
+
+/** Address of the plan (see output.ts), or 1 = not this layout, 2 = a wrong length, 3 = no such policy. */
+export function plan(at: usize, bytes: i32): usize {
+  const wrong = prepare(at, bytes, -1);
+  if (wrong != 0) return <usize>wrong;
   if (!runPolicy(L.policy)) return 3;
+  return writePlan();
+}
+
+/** The same for a session of the default policy: the first `rows` jobs are filled in, the others are room. */
+export function open(at: usize, bytes: i32, rows: i32): usize {
+  const wrong = prepare(at, bytes, rows);
+  if (wrong != 0) return <usize>wrong;
+  if (L.policy != 0) return 3;
+  startSession();
+  return writePlan();
+}
+
+/** A job whose row was filled in. */
+export function arrived(row: i32, now: f64): void {
+  rewindSession();
+  L.setNow(now);
+  arrive(row);
+}
+
+export function finished(row: i32): void {
+  rewindSession();
+  leave(row);
+}
+
+export function deviceChanged(device: i32, available: i32): void {
+  rewindSession();
+  setAvailable(device, available);
+}
+
+/** Address of the session's plan. */
+export function read(): usize {
+  rewindSession();
   return writePlan();
 }

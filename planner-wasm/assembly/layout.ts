@@ -13,6 +13,8 @@ export let profileCount: i32 = 0;
 export let deviceCount: i32 = 0;
 export let tenantCount: i32 = 0;
 export let jobCount: i32 = 0;
+/** Rows of jobs that are filled in; a session keeps room for more behind them. */
+export let jobRows: i32 = 0;
 
 export let profileBase: usize = 0;
 export let profileKind: usize = 0;
@@ -54,6 +56,40 @@ export let maxSlowdown: usize = 0;
 export let jobGang: usize = 0;
 export let currentDevice: usize = 0;
 
+/** Options; the defaults are those of OPTIONS in ../layout.ts. */
+export let preemptionSeconds: f64 = 0;
+export let coldStartFixedSeconds: f64 = 0;
+export let coldStartBytesPerSecond: f64 = 0;
+export let knowsSizes: bool = true;
+export let allowPreemption: bool = true;
+export let allowGrouping: bool = true;
+export let tenantShare: f64 = 0;
+
+let optionsAt: usize = 0;
+let optionCount: i32 = 0;
+
+export function setJobRows(rows: i32): void {
+  jobRows = rows;
+}
+
+export function setNow(seconds: f64): void {
+  now = seconds;
+}
+
+function option(index: i32, value: f64): f64 {
+  return index < optionCount ? f64At(optionsAt, index) : value;
+}
+
+function bindOptions(): void {
+  preemptionSeconds = option(0, 5);
+  coldStartFixedSeconds = option(1, 1);
+  coldStartBytesPerSecond = option(2, 1000000000);
+  knowsSizes = option(3, 1) != 0;
+  allowPreemption = option(4, 1) != 0;
+  allowGrouping = option(5, 1) != 0;
+  tenantShare = option(6, 0.5);
+}
+
 /** 0, or 1 = not this layout, 2 = a length disagrees with the header. */
 export function bind(at: usize, bytes: usize): i32 {
   if (bytes < HEADER_BYTES) return 2;
@@ -65,13 +101,21 @@ export function bind(at: usize, bytes: usize): i32 {
   deviceCount = i32At(at, 6);
   tenantCount = i32At(at, 7);
   jobCount = i32At(at, 8);
+  jobRows = jobCount;
   now = f64At(at + 40, 0);
+  optionsAt = 0;
+  optionCount = 0;
   for (let s = 0; s < sections; s++) {
     const entry = at + HEADER_BYTES + <usize>s * ENTRY_BYTES;
     const end = <u64>load<u32>(entry + 12) + <u64>load<u32>(entry + 4) * <u64>load<u32>(entry + 8);
     if (end > <u64>bytes) return 2;
-    point(i32At(entry, 0), at + <usize>load<u32>(entry + 12));
+    const p = at + <usize>load<u32>(entry + 12);
+    if (i32At(entry, 0) == 0x501) {
+      optionsAt = p;
+      optionCount = i32At(entry, 2);
+    } else point(i32At(entry, 0), p);
   }
+  bindOptions();
   return 0;
 }
 

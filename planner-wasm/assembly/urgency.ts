@@ -10,6 +10,8 @@ import * as W from "./work";
 const MOST_PRIORITY: i32 = 8;
 /** Shorter durations count as this, so that a job of milliseconds does not age to infinity. */
 const SHORTEST: f64 = 1;
+/** The same when sizes are unknown: what a job gets before its little service so far says anything. */
+const SHORTEST_GUESS: f64 = 60;
 
 function tenTo(priority: i32): f64 {
   const n = min(abs(priority), MOST_PRIORITY);
@@ -20,8 +22,10 @@ function tenTo(priority: i32): f64 {
 
 export function urgencyOf(job: i32, alone: f64): f64 {
   const gang = <f64>i32At(L.jobGang, job);
-  const duration = Math.max(SHORTEST, alone * Math.max(1, f64At(L.stepsTotal, job)));
-  const left = Math.max(SHORTEST, alone * f64At(W.stepsLeft, job)) * gang;
+  const shortest = L.knowsSizes ? SHORTEST : SHORTEST_GUESS;
+  const steps = L.knowsSizes ? Math.max(1, f64At(L.stepsTotal, job)) : f64At(W.stepsLeft, job);
+  const duration = Math.max(shortest, alone * steps);
+  const left = Math.max(shortest, alone * f64At(W.stepsLeft, job)) * gang;
   const waited = Math.max(0, L.now - f64At(L.submitted, job) - f64At(L.attained, job) / gang);
   const age = 1 + waited / duration;
   return tenTo(i32At(L.jobPriority, job)) * f64At(L.tenantWeight, i32At(L.jobTenant, job)) * age * age * age / left;

@@ -1,5 +1,5 @@
 /** Places for gangs: contiguous devices of one node and one kind. */
-import { f64At, i32At, u8At } from "./arena";
+import { f64At, i32At, setF64, takeF64, u8At } from "./arena";
 import { coldSeconds } from "./cost";
 import { groupAt, headOf, nextMember } from "./groups";
 import * as L from "./layout";
@@ -41,11 +41,34 @@ export function windowCost(from: i32, span: i32, urgency: usize): f64 {
 export let windowProfile: i32 = -1;
 
 /**
- * First device of the best window, or -1: least cost, then soonest end, then lowest index. A cost above 0 is
- * accepted only when `price` × cost < `worth`; `urgency` 0 accepts free windows only.
+ * Per span, the budget + 1 for which every window was too dear whatever the job's size. While a walk goes on windows
+ * only become dearer, and a wider one is no cheaper than what it holds: what failed need not be scanned again.
  */
-export function bestWindow(job: i32, urgency: usize, price: f64, worth: f64): i32 {
+const MOST_REMEMBERED: i32 = 64;
+let tooDear: usize = 0;
+
+export function resetWindows(): void {
+  tooDear = takeF64(MOST_REMEMBERED + 1);
+}
+
+/** A gang may have left devices to others. */
+export function forgetWindows(): void {
+  for (let s = 0; s <= MOST_REMEMBERED; s++) setF64(tooDear, s, 0);
+}
+
+function isTooDear(span: i32, budget: f64): bool {
+  for (let s = 2; s <= min(span, MOST_REMEMBERED); s++) if (f64At(tooDear, s) >= budget + 1) return true;
+  return false;
+}
+
+/**
+ * First device of the best window, or -1: least cost, then soonest end, then lowest index. A cost above 0 is
+ * accepted only below `budget`; `urgency` 0 accepts free windows only.
+ */
+export function bestWindow(job: i32, urgency: usize, budget: f64): i32 {
   const span = i32At(L.jobGang, job);
+  if (isTooDear(span, budget)) return -1;
+  let dear = true;
   const base = i32At(L.jobBase, job);
   let best = -1;
   let bestCost = Infinity;
@@ -55,12 +78,13 @@ export function bestWindow(job: i32, urgency: usize, price: f64, worth: f64): i3
     let cost: f64 = 0;
     if (urgency != 0) {
       cost = windowCost(from, span, urgency);
-      if (cost < 0 || cost > bestCost || (cost > 0 && !(price * cost < worth))) continue;
+      if (cost < 0 || cost > bestCost || (cost > 0 && !(cost < budget))) continue;
     } else {
       let free = true;
       for (let v = from; v < from + span; v++) if (headOf(v) != -1) free = false;
       if (!free) continue;
     }
+    dear = false;
     const p = P.profileOf(base, i32At(L.deviceKind, from));
     if (p == -1 || i32At(W.columns, job) > i32At(L.maxStripColumns, p)) continue;
     if (W.aloneBytes(job, p) > windowMemory(from, span)) continue;
@@ -75,5 +99,6 @@ export function bestWindow(job: i32, urgency: usize, price: f64, worth: f64): i3
       windowProfile = p;
     }
   }
+  if (dear && span <= MOST_REMEMBERED) setF64(tooDear, span, Math.max(f64At(tooDear, span), budget + 1));
   return best;
 }

@@ -25,18 +25,22 @@ export function deriveWork(): void {
   longest = takeF64(n);
   columns = takeI32(n);
   stepsLeft = takeF64(n);
-  for (let j = 0; j < n; j++) {
-    const gang = <f64>i32At(L.jobGang, j);
-    const rank = i32At(L.jobRank, j);
-    const share = Math.ceil(f64At(L.stepTokens, j) / gang);
-    setF64(tokens, j, share);
-    setF64(squares, j, Math.ceil(f64At(L.stepSquares, j) / gang));
-    setF64(rankTokens, j, <f64>rank * share);
-    setF64(bytes, j, Math.ceil(f64At(L.adapterBytes, j)));
-    setF64(longest, j, Math.ceil(f64At(L.maxLength, j)));
-    setI32(columns, j, (rank + 15) & ~15);
-    setF64(stepsLeft, j, Math.max(1, f64At(L.stepsTotal, j) - f64At(L.stepsDone, j)));
-  }
+  for (let j = 0; j < L.jobRows; j++) deriveJob(j);
+}
+
+export function deriveJob(j: i32): void {
+  const gang = <f64>i32At(L.jobGang, j);
+  const rank = i32At(L.jobRank, j);
+  const share = Math.ceil(f64At(L.stepTokens, j) / gang);
+  setF64(tokens, j, share);
+  setF64(squares, j, Math.ceil(f64At(L.stepSquares, j) / gang));
+  setF64(rankTokens, j, <f64>rank * share);
+  setF64(bytes, j, Math.ceil(f64At(L.adapterBytes, j)));
+  setF64(longest, j, Math.ceil(f64At(L.maxLength, j)));
+  setI32(columns, j, (rank + 15) & ~15);
+  // Of an unknown size with a heavy tail the best guess is as much again as was done (Pareto).
+  const left = L.knowsSizes ? f64At(L.stepsTotal, j) - f64At(L.stepsDone, j) : f64At(L.stepsDone, j);
+  setF64(stepsLeft, j, Math.max(1, left));
 }
 
 export function aloneSeconds(job: i32, profile: i32): f64 {

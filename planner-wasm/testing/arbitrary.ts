@@ -64,7 +64,7 @@ const WILD: Shape = {
 };
 
 const CROWDED: Shape = {
-  policies: [Policy.default, Policy.default, Policy.default, Policy.mloraFifo, Policy.firstFit],
+  policies: [...Array<number>(12).fill(Policy.default), ...Object.values(Policy)],
   devices: [1, 8],
   jobs: [4, 28],
   profiles: 8,
@@ -97,7 +97,7 @@ const CROWDED: Shape = {
 /** More groups, claims and waiting jobs than the policies look at for one job. */
 const LARGE: Shape = {
   ...CROWDED,
-  policies: [Policy.default],
+  policies: [Policy.default, Policy.default, Policy.default, Policy.tlora, Policy.srsfGrouped],
   devices: [10, 24],
   jobs: [100, 180],
   job: { ...CROWDED.job, maxSlowdown: among(1.2, 2, 4, 100), stepTokens: among(16, 64, 100.5, 256, 512) },
@@ -107,10 +107,25 @@ function records<T>(fields: Partial<Record<keyof T, fc.Arbitrary<number>>>): fc.
   return fc.record(fields as Record<string, fc.Arbitrary<number>>) as fc.Arbitrary<Partial<T>>;
 }
 
+/** Mostly absent, as in a live snapshot. */
+const options = fc.option(
+  fc.record({
+    preemptionSeconds: among(0, 5, 50),
+    coldStartFixedSeconds: among(0, 1, 30),
+    coldStartBytesPerSecond: among(1e8, 1e9),
+    knowsSizes: among(1, 1, 0),
+    allowPreemption: among(1, 1, 0),
+    allowGrouping: among(1, 1, 0),
+    tenantShare: among(0, 0.5, 1),
+  }, { requiredKeys: [] }),
+  { nil: undefined, freq: 2 },
+);
+
 function snapshotsOf(shape: Shape): fc.Arbitrary<Snapshot> {
   const pairs = [0, 1, 2].flatMap((base) => [0, 1].map((deviceKind) => ({ base, deviceKind })));
   return fc.integer({ min: shape.devices[0], max: shape.devices[1] }).chain((deviceCount) =>
     fc.record({
+      options,
       policy: fc.constantFrom(...shape.policies) as fc.Arbitrary<Snapshot["policy"]>,
       now: among(0, 1000, 2000, 1e6),
       profiles: fc.tuple(

@@ -1,5 +1,5 @@
 /** Snapshots from rows with defaults: what tests and benches write instead of arrays. */
-import type { BaseProfiles, Devices, Jobs, PolicyId, Snapshot } from "../types.ts";
+import type { BaseProfiles, Devices, Jobs, PlannerOptions, PolicyId, Snapshot } from "../types.ts";
 
 type Row<T> = { -readonly [K in keyof T]: number };
 export type ProfileRow = Row<BaseProfiles>;
@@ -8,6 +8,7 @@ export type JobRow = Row<Jobs>;
 
 export interface Rows {
   readonly policy?: PolicyId;
+  readonly options?: Partial<PlannerOptions> | undefined;
   readonly now?: number;
   readonly profiles?: readonly Partial<ProfileRow>[];
   readonly devices?: readonly Partial<DeviceRow>[];
@@ -89,6 +90,7 @@ function columns<T extends Record<string, number>>(defaults: T, rows: readonly P
 export function snapshotOf(rows: Rows): Snapshot {
   return {
     policy: rows.policy ?? 0,
+    ...(rows.options ? { options: rows.options } : {}),
     now: rows.now ?? 0,
     profiles: columns(PROFILE, rows.profiles ?? []) as unknown as BaseProfiles,
     devices: columns(DEVICE, rows.devices ?? []) as unknown as Devices,

@@ -2,6 +2,8 @@
 import { aloneSeconds, groupBytes, loadOf, profileOf, stepSeconds } from "../model.ts";
 import { type Plan, Policy, Reason, type Snapshot } from "../types.ts";
 
+const UNGROUPED: readonly number[] = [1, 2, 4, 5, 6, 7];
+
 /** The bound is checked as a product inside and reported as a quotient: the last bit may differ. */
 const ROUNDING = 1 + 1e-12;
 
@@ -48,8 +50,8 @@ export function brokenRules(snapshot: Snapshot, plan: Plan): string[] {
       demand(slowdown === seconds / aloneSeconds(snapshot, profile, j), `job ${j} reports slowdown ${slowdown}`);
     }
     const alone = list.length === 1;
-    if (snapshot.policy === Policy.fifo || snapshot.policy === Policy.firstFit) demand(alone, `${at} is grouped`);
-    if (snapshot.policy !== Policy.default || alone) return;
+    if (UNGROUPED.includes(snapshot.policy)) demand(alone, `${at} is grouped`);
+    if (snapshot.policy === Policy.mloraFifo || alone) return;
     demand(load.tokens <= profiles.tokenBudget[profile]!, `${at} has ${load.tokens} tokens in a step`);
     for (const j of list) {
       const slowdown = plan.jobSlowdown[j]!;

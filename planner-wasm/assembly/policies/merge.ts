@@ -8,6 +8,7 @@ import { heapSize, heapTop, remove } from "../heap";
 import * as L from "../layout";
 import { profileOf } from "../profiles";
 import * as R from "../reason";
+import { budgetOf } from "./walk";
 import * as W from "../work";
 import * as Q from "./queue";
 import { join, JOIN_PROBES, listMembers, members, offer, release, withdraw } from "./rooms";
@@ -16,28 +17,44 @@ import { join, JOIN_PROBES, listMembers, members, offer, release, withdraw } fro
 const MOST_WAITING: i32 = 64;
 const GIVING_PROBES: i32 = 16;
 
+/** The group that took in another in the last merge. */
+export let lastTaker: i32 = -1;
+
 let giving: usize = 0;
 let asked: usize = 0;
 
-export function mergeForWaiting(urgency: usize, price: f64): void {
+export function resetMerge(): void {
   giving = takeI32(GIVING_PROBES);
   asked = takeI32(JOIN_PROBES);
+}
+
+export function mergeForWaiting(urgency: usize): void {
+  resetMerge();
   let looked = 0;
   for (let i = 0; i < Q.queueLength; i++) {
     const job = i32At(Q.queue, i);
     if (i32At(G.jobHead, job) != -1 || i32At(L.jobGang, job) > 1) continue;
     // Places taken since its turn may have left room in a group.
-    if (join(job) == R.PLACED || (looked++ < MOST_WAITING && mergeFor(job, urgency, price))) {
+    if (join(job) == R.PLACED || (looked++ < MOST_WAITING && mergeFor(job, urgency))) {
       setI32(G.jobReason, job, R.PLACED);
     }
   }
 }
 
 /** Where the job could run alone if the group on that device gave way. */
-function suits(job: i32, device: i32): bool {
+export function suits(job: i32, device: i32): bool {
   const profile = profileOf(i32At(L.jobBase, job), i32At(L.deviceKind, device));
   if (profile == -1 || i32At(W.columns, job) > i32At(L.maxStripColumns, profile)) return false;
   return W.aloneBytes(job, profile) <= f64At(L.memoryBytes, device);
+}
+
+/** Without preemption a group gives way only as long as nothing runs in it. */
+export function mayMove(device: i32): bool {
+  if (L.allowPreemption) return true;
+  for (let m = G.groupAt(device).first; m != -1; m = G.nextMember(m)) {
+    if (i32At(L.currentDevice, m) == device) return false;
+  }
+  return true;
 }
 
 /** The suitable groups with the fewest tokens, ties by device. */
@@ -48,7 +65,7 @@ function listGiving(job: i32): i32 {
     const tokens = G.groupAt(v).tokens;
     let at = count;
     while (at > 0 && G.groupAt(i32At(giving, at - 1)).tokens > tokens) at--;
-    if (at == GIVING_PROBES || !suits(job, v)) continue;
+    if (at == GIVING_PROBES || !mayMove(v) || !suits(job, v)) continue;
     if (count < GIVING_PROBES) count++;
     for (let k = count - 1; k > at; k--) setI32(giving, k, i32At(giving, k - 1));
     setI32(giving, at, v);
@@ -56,12 +73,14 @@ function listGiving(job: i32): i32 {
   return count;
 }
 
-function mergeFor(job: i32, urgency: usize, price: f64): bool {
+export function mergeFor(job: i32, urgency: usize): bool {
   const count = listGiving(job);
+  const budget = budgetOf(job);
   for (let i = 0; i < count; i++) {
     const from = i32At(giving, i);
-    const into = takerOf(from, job, urgency, price);
+    const into = takerOf(from, urgency, budget);
     if (into == -1) continue;
+    lastTaker = into;
     const moving = listMembers(from);
     release(from);
     withdraw(into);
@@ -76,8 +95,8 @@ function mergeFor(job: i32, urgency: usize, price: f64): bool {
   return false;
 }
 
-/** The group that takes in all members of `from` at a price below the job's urgency, or -1. */
-function takerOf(from: i32, job: i32, urgency: usize, price: f64): i32 {
+/** The group that takes in all members of `from` at a loss below `budget`, or -1. */
+function takerOf(from: i32, urgency: usize, budget: f64): i32 {
   const base = G.groupAt(from).base;
   withdraw(from);
   let count = 0;
@@ -86,7 +105,7 @@ function takerOf(from: i32, job: i32, urgency: usize, price: f64): i32 {
     const device = heapTop(base);
     remove(base, device);
     setI32(asked, count++, device);
-    if (accepts(from, device) && price * loss(from, device, urgency) < f64At(urgency, job)) {
+    if (accepts(from, device) && loss(from, device, urgency) < budget) {
       found = device;
       break;
     }
@@ -97,7 +116,7 @@ function takerOf(from: i32, job: i32, urgency: usize, price: f64): i32 {
 }
 
 /** Leaves the merged group in G.trialGroup(). */
-function accepts(from: i32, into: i32): bool {
+export function accepts(from: i32, into: i32): bool {
   const giver = G.groupAt(from);
   const taker = G.groupAt(into);
   const merged = G.trialGroup();

@@ -36,7 +36,7 @@ export function stayingPlace(job: i32, shared: bool, bounded: bool): i32 {
 /** Settles a job alone on the best free devices; false when there are none. */
 export function placeAlone(job: i32): bool {
   const span = i32At(L.jobGang, job);
-  const device = span == 1 ? bestFree(job) : bestWindow(job, 0, 0, 0);
+  const device = span == 1 ? bestFree(job) : bestWindow(job, 0, 0);
   if (device == -1) return false;
   openGroup(device, span == 1 ? freeProfile : windowProfile, i32At(L.jobBase, job), span);
   settleMember(device, job);

@@ -15,7 +15,7 @@ export function listFeasible(): void {
   queue = takeI32(L.jobCount);
   fastest = takeF64(L.jobCount);
   queueLength = 0;
-  for (let j = 0; j < L.jobCount; j++) {
+  for (let j = 0; j < L.jobRows; j++) {
     const reason = feasibility(j);
     setI32(jobReason, j, reason);
     setF64(fastest, j, bestAlone);

@@ -6,6 +6,7 @@ import { heapSize, heapTop, keyOf, push, remove, resetHeaps } from "../heap";
 import * as L from "../layout";
 import { baseCount } from "../profiles";
 import * as R from "../reason";
+import { forgetWindows } from "../windows";
 import * as W from "../work";
 import * as Q from "./queue";
 
@@ -24,6 +25,8 @@ export function resetRooms(): void {
     const base = i32At(L.jobBase, i32At(Q.queue, i));
     setI32(perBase, base, i32At(perBase, base) + 1);
   }
+  const spare = L.jobCount - L.jobRows;
+  for (let b = 0; b < baseCount(); b++) setI32(perBase, b, min(i32At(perBase, b) + spare, L.deviceCount));
   resetHeaps(baseCount(), perBase);
 }
 
@@ -75,6 +78,9 @@ export function listMembers(device: i32): i32 {
 export function release(device: i32): void {
   withdraw(device);
   G.closeGroup(device);
-  if (G.groupAt(device).span > 1) rewindFree();
+  if (G.groupAt(device).span > 1) {
+    rewindFree();
+    forgetWindows();
+  }
 }
 

@@ -1,6 +1,6 @@
 /** Splits the slowest groups over devices that nobody needed, as long as a job that moves ends sooner for it. */
 import { f64At, i32At, setI32, takeI32 } from "../arena";
-import { coldSeconds, MOVE_SECONDS } from "../cost";
+import { coldSeconds } from "../cost";
 import { bestFree, freeProfile } from "../free";
 import * as G from "../groups";
 import { heapSize, heapTop, push, remove, resetHeaps } from "../heap";
@@ -41,7 +41,8 @@ function split(device: i32): i32 {
   let staying = count;
   let moved: f64 = 0;
   let target = -1;
-  for (let pass = 0; pass < 2; pass++) {
+  const passes = L.allowPreemption ? 2 : 1;
+  for (let pass = 0; pass < passes; pass++) {
     for (let i = 0; i < count && staying > 1; i++) {
       const job = i32At(members, i);
       const runsHere = i32At(L.currentDevice, job) == device;
@@ -63,7 +64,7 @@ function split(device: i32): i32 {
         after = G.secondsWith(there, job);
       }
       let cost = i32At(L.residentBase, at) == group.base ? 0 : coldSeconds(profile);
-      if (runsHere) cost = cost + MOVE_SECONDS;
+      if (runsHere) cost = cost + L.preemptionSeconds;
       if (!(f64At(W.stepsLeft, job) * (before - after) > cost)) continue;
       if (target == -1) G.openGroup(at, profile, group.base, 1);
       target = at;

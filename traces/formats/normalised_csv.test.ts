@@ -1,25 +1,20 @@
-import { deepStrictEqual as assertEquals, ok as assert, throws } from "node:assert/strict";
+import { deepStrictEqual as assertEquals, ok as assert, rejects, throws } from "node:assert/strict";
 import { gzipSync } from "node:zlib";
-import { parseNormalisedCsv, readNormalisedCsv, TraceError } from "./normalised_csv.ts";
+import { kalosFile, phillyFile, present } from "../testing/shared_data.ts";
+import { parseNormalisedCsv, readNormalisedCsv } from "./normalised_csv.ts";
+import { textOf } from "./read_text.ts";
+import { TraceError } from "./trace_error.ts";
 
-const bytes = (text: string) => new TextEncoder().encode(text);
-const shared = Deno.env.get("TLORA_SHARED_DATA") ?? new URL("../../shared/data", import.meta.url).pathname;
-const present = (path: string) => {
-  try {
-    return Deno.statSync(path).isFile;
-  } catch {
-    return false;
-  }
-};
-
-Deno.test("rows keep their order, their number and what the columns say", () => {
+Deno.test("rows keep their order, their number and what the columns say", async () => {
   const text = "submit_s,duration_s,gpus,tenant,state\n5,10.5,1,a,COMPLETED\n0,3,8,b,failed\n";
-  const jobs = parseNormalisedCsv(bytes(text), "t.csv");
+  const jobs = parseNormalisedCsv(text, "t.csv");
   assertEquals(jobs, [
-    { row: 0, submitSeconds: 5, durationSeconds: 10.5, gpus: 1, tenant: "a", state: "COMPLETED" },
-    { row: 1, submitSeconds: 0, durationSeconds: 3, gpus: 8, tenant: "b", state: "FAILED" },
+    { row: 0, submitSeconds: 5, durationSeconds: 10.5, gpus: 1, tenant: "a", state: "COMPLETED", kind: "" },
+    { row: 1, submitSeconds: 0, durationSeconds: 3, gpus: 8, tenant: "b", state: "FAILED", kind: "" },
   ]);
-  assertEquals(parseNormalisedCsv(gzipSync(bytes(text)), "t.csv.gz"), jobs);
+  const zipped = Uint8Array.from(gzipSync(text));
+  assertEquals(parseNormalisedCsv(await textOf(zipped, "t.csv.gz"), "t.csv.gz"), jobs);
+  await rejects(() => textOf(zipped.slice(0, 30), "t.csv.gz"), /t\.csv\.gz: not a whole gzip file/);
 });
 
 const bad: [string, string, RegExp][] = [
@@ -37,30 +32,28 @@ const bad: [string, string, RegExp][] = [
 for (const [what, text, message] of bad) {
   Deno.test(`refused: ${what}`, () => {
     throws(
-      () => parseNormalisedCsv(bytes(text), "t.csv"),
+      () => parseNormalisedCsv(text, "t.csv"),
       (error) => error instanceof TraceError && message.test(error.message),
     );
   });
 }
 
-const philly = `${shared}/traces/philly_gavel_2017.csv.gz`;
 Deno.test({
   name: "reads the real Philly trace: 15,242 jobs of 13 tenants",
-  ignore: !present(philly),
+  ignore: !present(phillyFile),
   fn: async () => {
-    const jobs = await readNormalisedCsv(philly);
+    const jobs = await readNormalisedCsv(phillyFile);
     assertEquals(jobs.length, 15_242);
     assertEquals(new Set(jobs.map((job) => job.tenant)).size, 13);
     assert(jobs.some((job) => job.gpus > 8));
   },
 });
 
-const kalos = `${shared}/traces/acme_kalos_completed_gpu.csv`;
 Deno.test({
   name: "reads the real Kalos trace: 319 completed jobs",
-  ignore: !present(kalos),
+  ignore: !present(kalosFile),
   fn: async () => {
-    const jobs = await readNormalisedCsv(kalos);
+    const jobs = await readNormalisedCsv(kalosFile);
     assertEquals(jobs.length, 319);
     assert(jobs.every((job) => job.state === "COMPLETED"));
   },

@@ -1,0 +1,103 @@
+/**
+ * Trace jobs as LoRA jobs: rank, batch and base by a seeded hash of the row; work = duration × the speed of that configuration alone on the
+ * devices it had; submit times scaled to a load.
+ */
+
+import { uniformOf } from "../random.ts";
+import type { TraceJob } from "../trace_job.ts";
+import { aloneSeconds, type CostProfile, marginalSeconds, measured } from "./cost.ts";
+
+export const ranks = [2, 4, 8, 16] as const;
+export const batches = [1, 2, 4, 8] as const;
+export const bases = ["Llama-3-8B", "Qwen-3-8B"] as const;
+
+/** What the simulator runs. */
+export interface LoraJob {
+  readonly row: number;
+  readonly tenant: number;
+  readonly submitSeconds: number;
+  readonly base: number;
+  readonly rank: number;
+  readonly gang: number;
+  readonly stepTokens: number;
+  readonly stepSquares: number;
+  readonly maxLength: number;
+  readonly adapterBytes: number;
+  readonly maxSlowdown: number;
+  /** Steps until it ends, by itself or because it fails or is cancelled. */
+  readonly steps: number;
+  /** Steps that its owner asked for: what a planner is told. */
+  readonly declaredSteps: number;
+  readonly completes: boolean;
+  /** Seconds of a step alone. */
+  readonly aloneStepSeconds: number;
+  /** Device seconds that a step adds to a running group. */
+  readonly marginalStepSeconds: number;
+}
+
+export interface WorkloadOptions {
+  readonly profile: CostProfile;
+  readonly seed: number;
+  /** Tokens of every sequence. */
+  readonly sequence?: number;
+  readonly maxSlowdown?: number;
+  /** "trace": as many GPUs as in the trace. "one": every job on one GPU, its duration kept. */
+  readonly gangs?: "trace" | "one";
+  /** Sequences of a step, the same for every job; absent: by hash. */
+  readonly batch?: number;
+  /** A failed or cancelled job ends before its declared end; false: every job is exactly as long as it says. */
+  readonly earlyEnds?: boolean;
+}
+
+/** Sorted by submission, ties by row. */
+export function loraJobs(trace: readonly TraceJob[], options: WorkloadOptions): LoraJob[] {
+  const { profile, seed, sequence = 512, maxSlowdown = 4, gangs = "trace", earlyEnds = true } = options;
+  const tenants = new Map([...new Set(trace.map((job) => job.tenant))].sort().map((name, i) => [name, i]));
+  const pick = <T>(list: readonly T[], row: number, what: number): T =>
+    list[Math.floor(uniformOf(seed, row, what) * list.length)] as T;
+  const jobs = trace.map((job): LoraJob => {
+    const rank = pick(ranks, job.row, 1);
+    const batch = options.batch ?? pick(batches, job.row, 2);
+    const gang = gangs === "one" ? 1 : job.gpus;
+    const load = { rank, gang, stepTokens: batch * sequence, stepSquares: batch * sequence * sequence };
+    const aloneStepSeconds = aloneSeconds(profile, load);
+    const steps = Math.max(1, job.durationSeconds / aloneStepSeconds);
+    const completes = !earlyEnds || job.state === "COMPLETED" || job.state === "UNKNOWN";
+    // Where in its run an unfinished job ended is not recorded: anywhere, all places alike.
+    const reached = completes ? 1 : 0.05 + 0.95 * uniformOf(seed, job.row, 4);
+    return {
+      ...load,
+      row: job.row,
+      tenant: tenants.get(job.tenant) ?? 0,
+      submitSeconds: job.submitSeconds,
+      base: Math.floor(uniformOf(seed, job.row, 3) * bases.length),
+      maxLength: sequence,
+      adapterBytes: rank * measured.adapterBytesPerRank,
+      maxSlowdown,
+      steps,
+      declaredSteps: steps / reached,
+      completes,
+      aloneStepSeconds,
+      marginalStepSeconds: marginalSeconds(profile, load),
+    };
+  });
+  return jobs.sort((a, b) => a.submitSeconds - b.submitSeconds || a.row - b.row);
+}
+
+/** GPU seconds that all jobs would take alone. */
+export function demandOf(jobs: readonly LoraJob[]): number {
+  return jobs.reduce((sum, job) => sum + job.steps * job.aloneStepSeconds * job.gang, 0);
+}
+
+/** GPU seconds that all jobs would add to groups whose fixed time is paid for. */
+export function groupedDemandOf(jobs: readonly LoraJob[]): number {
+  return jobs.reduce((sum, job) => sum + job.steps * job.marginalStepSeconds, 0);
+}
+
+/** Submit times scaled so that the jobs' demand is `load` times what `gpus` give until the last submission. */
+export function atLoad(jobs: readonly LoraJob[], gpus: number, load: number): LoraJob[] {
+  const span = jobs.at(-1)?.submitSeconds ?? 0;
+  if (!(span > 0)) throw new RangeError(`jobs must span more than 0 s to be scaled to a load, span ${span} s`);
+  const scale = demandOf(jobs) / (load * gpus) / span;
+  return jobs.map((job) => ({ ...job, submitSeconds: job.submitSeconds * scale }));
+}
