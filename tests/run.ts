@@ -56,7 +56,7 @@ async function runStage(stage: Stage): Promise<Count & { seconds: number }> {
     stderr: "piped",
   }).spawn();
   const chunks: string[] = [];
-  const drain = async (stream: ReadableStream<Uint8Array>) => {
+  const drain = async (stream: ReadableStream<Uint8Array<ArrayBuffer>>) => {
     for await (const text of stream.pipeThrough(new TextDecoderStream())) {
       chunks.push(text);
       await Deno.stdout.write(new TextEncoder().encode(text));
