@@ -89,20 +89,6 @@ __device__ __forceinline__ void tma_load_multicast(void* to, const CUtensorMap* 
       "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row), "h"(mask)
       : "memory");
 }
-__device__ __forceinline__ void tma_store(const CUtensorMap* map, const void* from, int column, int row) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
-               "r"(shared_address(from)), "r"(column), "r"(row)
-               : "memory");
-}
-__device__ __forceinline__ void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-template <int Pending>
-__device__ __forceinline__ void bulk_wait_read() {
-  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(Pending) : "memory");
-}
-template <int Pending>
-__device__ __forceinline__ void bulk_wait() {
-  asm volatile("cp.async.bulk.wait_group %0;" ::"n"(Pending) : "memory");
-}
 // Ordinary writes to shared memory before it are seen by the copy engine and the tensor cores after it.
 __device__ __forceinline__ void fence_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
@@ -116,12 +102,6 @@ __device__ __forceinline__ void registers_up() {
 template <int Registers>
 __device__ __forceinline__ void registers_down() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
-}
-
-// Four 8x8 bf16 tiles from registers to the rows each lane addresses (lane l: row l % 8 of tile l / 8).
-__device__ __forceinline__ void store_matrix_x4(uint32_t address, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d)
-               : "memory");
 }
 
 // Matrix descriptors of the 128-byte swizzle (PTX ISA, "asynchronous warpgroup level matrix shared memory layout").
