@@ -114,7 +114,7 @@ typedef struct {
   int32_t max_segment;    /* longest segment, tokens */
   int64_t tokens;         /* tokens of one micro-batch */
   int64_t loss_tokens;    /* rows that carry a loss, of those */
-  int64_t adapter_parameters; /* sum over slots */
+  int64_t adapter_parameters; /* sum over slots; 0 when they are there already and only the step is asked for */
   int32_t adapters;
   int32_t strip_columns;  /* sum over slots of ceil16(rank) */
   int32_t dropout;        /* 1 when any of the slots has dropout, else 0 */

@@ -339,7 +339,13 @@ void CudaBackend::adapter_offload(Adapter& adapter) {
   make_current();
   const int64_t bytes = adapter.elements * 4;
   Offloaded moved;
-  for (void*& memory : moved.moments) memory = pinned_.take(bytes);
+  moved.moments[0] = pinned_.take(bytes);
+  try {
+    moved.moments[1] = pinned_.take(bytes);
+  } catch (...) {
+    pinned_.give_back(moved.moments[0]);
+    throw;
+  }
   cudaEvent_t ready;
   check(cudaEventCreateWithFlags(&ready, cudaEventDisableTiming), "cudaEventCreate");
   check(cudaEventRecord(ready, stream_), "cudaEventRecord");

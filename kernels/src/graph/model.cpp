@@ -289,8 +289,10 @@ void Model::estimate(tl_memory_request& request) const {
   shape.strip_columns = request.strip_columns;
   shape.dropout = request.dropout != 0;
   shape.train = true;
-  // Four fp32 states and the working copies.
-  request.adapter_bytes = request.adapter_parameters * 16 + backend_->working_bytes(request.adapter_parameters, request.strip_columns);
+  // Four fp32 states and the working copies; without parameters the slots are there already.
+  request.adapter_bytes = 0;
+  if (request.adapter_parameters)
+    request.adapter_bytes = request.adapter_parameters * 16 + backend_->working_bytes(request.adapter_parameters, request.strip_columns);
   const Plan plan = this->plan(shape, request.adapter_bytes);
   request.recompute = plan.shape.recompute;
   request.step_bytes = plan.step;
