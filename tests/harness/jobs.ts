@@ -61,6 +61,8 @@ export interface StepData {
   readonly total_steps: number;
   readonly train_loss: number;
   readonly tokens: number;
+  /** Null where the host's clock saw no time pass. */
+  readonly tokens_per_second: number | null;
   readonly valid_loss?: number;
   readonly valid_exact_match?: number;
   readonly group_size?: number;

@@ -6,7 +6,16 @@
 import type OpenAI from "openai";
 import { demoTasks } from "../demo/tasks/mod.ts";
 import { demoModel } from "../demo/model.ts";
-import { adapterOf, createJob, jobEnds, jobEvents, type JobRequest, jobSteps, uploadJsonl } from "../harness/jobs.ts";
+import {
+  adapterOf,
+  createJob,
+  jobEnds,
+  jobEvents,
+  type JobRequest,
+  jobSteps,
+  terminal,
+  uploadJsonl,
+} from "../harness/jobs.ts";
 import type { Service } from "../harness/service.ts";
 import { until } from "../harness/until.ts";
 
@@ -15,6 +24,8 @@ export interface Context {
   readonly client: OpenAI;
   /** Training files by task index. */
   readonly files: readonly string[];
+  /** How many times more steps every job has than on a slow device: what is to happen mid-run must find a run to happen in. */
+  readonly pace: number;
   /** Restarts the only host with other flags. */
   rehost(options: { threads: number; flags?: readonly string[] }): Promise<void>;
 }
@@ -26,7 +37,10 @@ export interface Scenario {
   run(context: Context): Promise<string>;
 }
 
-const probeSteps = 72;
+const leastProbeSteps = 72;
+const probeSteps = (context: Context): number => leastProbeSteps * context.pace;
+/** What scenarios of the kind "joins mid-run" need: several round trips of a client and a placement. */
+const probeSeconds = 1.5;
 const neighbourRanks = [1, 2, 64, 3, 16, 32, 4];
 
 /** The probe's last batch of an epoch is short, its sequences differ in length, and its rank is no power of two. */
@@ -41,11 +55,12 @@ export const probe = (context: Context, dropout: number): JobRequest => ({
     learning_rate: 2e-3,
     lr_scheduler_type: "cosine",
     warmup_steps: 5,
-    save_steps: 50,
+    save_steps: 50 * context.pace,
   },
 });
 
-export const probeExamples = (probeSteps / 3) * 4 - 1;
+/** The last batch of an epoch has one example less. */
+const probeExamples = (pace = 1): number => (leastProbeSteps * pace / 3) * 4 - 1;
 
 const neighbour = (context: Context, index: number, epochs = 3): JobRequest => ({
   model: demoModel.id,
@@ -101,20 +116,38 @@ export const scenarios: readonly Scenario[] = [
 
 export async function makeContext(service: Service): Promise<Context> {
   const client = service.client();
-  const files = await Promise.all(
-    demoTasks.map((task, index) =>
-      uploadJsonl(client, `${task.name}.jsonl`, task.train(1000 + index, index === 0 ? probeExamples : 48))
-    ),
-  );
-  return {
+  const upload = (pace: number) =>
+    Promise.all(
+      demoTasks.map((task, index) => {
+        const examples = index === 0 ? probeExamples(pace) : 48 * pace;
+        return uploadJsonl(client, `${task.name}.jsonl`, task.train(1000 + index, examples));
+      }),
+    );
+  const context: Context = {
     service,
     client,
-    files,
+    files: await upload(1),
+    pace: 1,
     async rehost({ threads, flags }) {
       await service.stopHost();
       await service.startHost({ models: [demoModel.folder], threads, flags: flags ?? [] });
     },
   };
+  const pace = await paceOf(context);
+  return pace === 1 ? context : { ...context, pace, files: await upload(pace) };
+}
+
+/** From the steps that a probe of the least length takes here. */
+async function paceOf(context: Context): Promise<number> {
+  const job = await createJob(context.client, { ...probe(context, 0.1), ...slowdown });
+  await finish(context, job.id);
+  const steps = await jobSteps(context.client, job.id);
+  const seconds = steps.map(({ tokens, tokens_per_second }) => tokens / (tokens_per_second ?? NaN)).sort((a, b) =>
+    a - b
+  );
+  const median = at(seconds, seconds.length >> 1);
+  if (!(median > 0)) throw new Error(`the probe's median step took ${median} s: steps say nothing of their speed`);
+  return Math.max(1, Math.ceil(probeSeconds / (leastProbeSteps * median)));
 }
 
 async function alone(context: Context, dropout: number): Promise<string> {
@@ -189,7 +222,7 @@ async function pausedAndResumed(context: Context): Promise<string> {
     60,
     500,
   );
-  if (paused >= probeSteps) throw new Error("the probe ended before it could be paused");
+  if (paused >= probeSteps(context)) throw new Error("the probe ended before it could be paused");
   await context.client.fineTuning.jobs.resume(job.id);
   return await finish(context, job.id);
 }
@@ -198,6 +231,9 @@ async function killed(context: Context, what: "engine" | "host" | "api"): Promis
   const { service, client } = context;
   const job = await createJob(client, probe(context, 0.1));
   await reachesStep(context, job.id, 10);
+  if (terminal(await client.fineTuning.jobs.retrieve(job.id))) {
+    throw new Error(`the probe ended before the ${what} was killed`);
+  }
   if (what === "engine") {
     if (!service.killEngine()) throw new Error("no engine process was running");
   } else if (what === "host") {
@@ -218,9 +254,9 @@ async function finish(context: Context, id: string): Promise<string> {
     throw new Error(`job ${id} ${job.status}: ${job.error?.message}; last event: ${events.at(-1)?.message}`);
   }
   const steps = (await jobSteps(context.client, id)).map((step) => step.step);
-  const expected = Array.from({ length: probeSteps }, (_, index) => index + 1);
+  const expected = Array.from({ length: probeSteps(context) }, (_, index) => index + 1);
   if (JSON.stringify(steps) !== JSON.stringify(expected)) {
-    throw new Error(`job ${id} recorded steps ${JSON.stringify(steps)} instead of 1..${probeSteps} once each`);
+    throw new Error(`job ${id} recorded steps ${JSON.stringify(steps)} instead of 1..${expected.length} once each`);
   }
   return (await adapterOf(context.client, job)).sha256;
 }
