@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { deepStrictEqual, throws } from "node:assert/strict";
-import { LAYOUT_VERSION, MAGIC, optionsOf, SECTIONS } from "./layout.ts";
+import { LAYOUT_VERSION, MAGIC, OPTIONS, optionsOf, SECTIONS } from "./layout.ts";
 import { readFile } from "node:fs/promises";
 import { loadPlanner } from "./mod.ts";
 import { snapshotOf } from "./testing/build.ts";
@@ -76,4 +76,9 @@ Deno.test("the table of the README is the layout", async () => {
     `|0x${id.toString(16)}|\`${table}.${field}\`|${type}|${min}|${max}|`
   );
   deepStrictEqual(rows.map((row) => row.split("|").slice(0, 6).join("|") + "|"), expected);
+  const options = readme.slice(readme.indexOf("| item |")).split("\n").filter((line) => /^\| \d+ +\| `/.test(line));
+  deepStrictEqual(
+    options.slice(0, OPTIONS.length).map((row) => row.replaceAll(" ", "").split("|").slice(1, 6).join("|")),
+    OPTIONS.map(({ name, value, min, max }, i) => `${i}|\`${name}\`|${value}|${min}|${max}`),
+  );
 });

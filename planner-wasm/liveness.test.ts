@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { deepStrictEqual, ok } from "node:assert/strict";
 import { loadPlanner, type Plan, Policy, type Snapshot } from "./mod.ts";
 import { applyPlan, withJobs } from "./testing/apply.ts";
-import { crowded } from "./testing/arbitrary.ts";
+import { crowded, ganged } from "./testing/arbitrary.ts";
 import { type JobRow, snapshotOf } from "./testing/build.ts";
 import { brokenRules } from "./testing/invariants.ts";
 
@@ -36,7 +36,7 @@ function runnable(snapshot: Snapshot): Snapshot {
 
 Deno.test("every job that could run alone ends, with arrivals on the way", () => {
   fc.assert(
-    fc.property(crowded, crowded, (first, second) => {
+    fc.property(fc.oneof(crowded, ganged), fc.oneof(crowded, ganged), (first, second) => {
       let snapshot = runnable(first);
       const late = runnable({
         ...first,
@@ -104,7 +104,7 @@ Deno.test("no flapping: planned again with nothing new, at most one correction, 
   let corrected = 0;
   let seen = 0;
   fc.assert(
-    fc.property(crowded, (start) => {
+    fc.property(fc.oneof(crowded, ganged), (start) => {
       let snapshot: Snapshot = { ...start, policy: Policy.default };
       let moves = 0;
       for (let n = 0; n < 5; n++) {

@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { deepStrictEqual, ok, strictEqual, throws } from "node:assert/strict";
 import { type Jobs, loadPlanner, type Plan, Policy, Reason, type Snapshot } from "./mod.ts";
 import { withJobs } from "./testing/apply.ts";
-import { crowded } from "./testing/arbitrary.ts";
+import { crowded, ganged } from "./testing/arbitrary.ts";
 import { snapshotOf } from "./testing/build.ts";
 import { brokenRules } from "./testing/invariants.ts";
 
@@ -24,12 +24,12 @@ Deno.test("a session starts with the full plan, and every later plan keeps the r
     device: fc.nat(7),
     available: fc.constantFrom(0 as const, 1 as const, 1 as const),
     what: fc.nat(2),
-    more: crowded,
+    more: fc.oneof(crowded, ganged),
   });
   let arrived = 0;
   let displaced = 0;
   fc.assert(
-    fc.property(crowded, fc.array(change, { minLength: 1, maxLength: 8 }), (start, changes) => {
+    fc.property(fc.oneof(crowded, ganged), fc.array(change, { minLength: 1, maxLength: 8 }), (start, changes) => {
       let snapshot: Snapshot = { ...start, policy: Policy.default };
       const session = planner.open(snapshot, 64);
       deepStrictEqual(session.plan(), planner.plan(snapshot));

@@ -1,9 +1,11 @@
 /**
- * Who is on which device. A group lives on its first device (its head); the other devices of a gang point there.
+ * Who is on which device. A group lives on its first device (its head); the other devices of its window point there.
+ * Every member of a group of span g has gang g: each device has 1/g of every member's step.
  * Members stand in the order of the policy's queue.
  */
 import { f64At, i32At, setI32, takeI32, takeRecords } from "./arena";
 import { stepSeconds } from "./cost";
+import { familyOf, resetFamilies } from "./families";
 import { groupBytes } from "./memory";
 import * as L from "./layout";
 import * as R from "./reason";
@@ -14,6 +16,7 @@ export class Group {
   profile: i32;
   base: i32;
   span: i32;
+  family: i32;
   members: i32;
   /** Members that this plan has decided on; the others are running jobs whose turn has not come. */
   settled: i32;
@@ -24,6 +27,8 @@ export class Group {
   rankTokens: f64;
   adapters: f64;
   longest: f64;
+  /** Memory of its smallest device. */
+  bytes: f64;
   /** Most seconds per step that every member tolerates. */
   limit: f64;
 }
@@ -41,6 +46,7 @@ export let jobReason: usize = 0;
 export let queuePlace: usize = 0;
 
 export function resetGroups(): void {
+  resetFamilies();
   records = takeRecords(L.deviceCount + 1, offsetof<Group>());
   heads = takeI32(L.deviceCount);
   nexts = takeI32(L.jobCount);
@@ -58,9 +64,24 @@ export function groupAt(device: i32): Group {
   return changetype<Group>(records + <usize>device * offsetof<Group>());
 }
 
-/** A group that stands on no device, to try members in. */
+/** A group that stands on no device, to try members in: empty, as if it stood on device .. device + span - 1. */
+export function openTrial(device: i32, profile: i32, base: i32, span: i32): Group {
+  const group = trialGroup();
+  clearGroup(group, profile, base, span);
+  group.bytes = windowMemory(device, span);
+  return group;
+}
+
+/** The group that was tried last. */
 export function trialGroup(): Group {
   return groupAt(L.deviceCount);
+}
+
+/** Memory of the smallest device of a window. */
+export function windowMemory(from: i32, span: i32): f64 {
+  let bytes = f64At(L.memoryBytes, from);
+  for (let v = from + 1; v < from + span; v++) bytes = Math.min(bytes, f64At(L.memoryBytes, v));
+  return bytes;
 }
 
 // @ts-ignore: decorator
@@ -73,6 +94,7 @@ export function nextMember(job: i32): i32 {
   return i32At(nexts, job);
 }
 
+/** Without members; where it stands remains. */
 export function clearGroup(group: Group, profile: i32, base: i32, span: i32): void {
   group.profile = profile;
   group.base = base;
@@ -93,6 +115,8 @@ export function clearGroup(group: Group, profile: i32, base: i32, span: i32): vo
 export function openGroup(device: i32, profile: i32, base: i32, span: i32): Group {
   const group = groupAt(device);
   clearGroup(group, profile, base, span);
+  group.family = familyOf(base, span);
+  group.bytes = windowMemory(device, span);
   for (let v = device; v < device + span; v++) setI32(heads, v, device);
   return group;
 }
@@ -129,7 +153,7 @@ export function stepBudget(profile: i32): f64 {
 }
 
 /** Why a group refuses one more job (PLACED: it does not). `bounded` adds the token budget and the slowdown bound. */
-export function refusal(group: Group, job: i32, deviceBytes: f64, bounded: bool): i32 {
+export function refusal(group: Group, job: i32, bounded: bool): i32 {
   const p = group.profile;
   const grouped = group.members > 0;
   if (bounded && grouped && group.tokens + f64At(W.tokens, job) > stepBudget(p)) return R.TOKEN_BUDGET;
@@ -140,7 +164,7 @@ export function refusal(group: Group, job: i32, deviceBytes: f64, bounded: bool)
     Math.max(group.longest, f64At(W.longest, job)),
     group.adapters + f64At(W.bytes, job),
   );
-  if (bytes > deviceBytes) return grouped ? R.MEMORY : R.TOO_LARGE;
+  if (bytes > group.bytes) return grouped ? R.MEMORY : R.TOO_LARGE;
   if (bounded && grouped && secondsWith(group, job) > Math.min(group.limit, tolerated(job, p))) return R.SLOWDOWN;
   return R.PLACED;
 }

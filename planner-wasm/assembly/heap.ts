@@ -1,22 +1,27 @@
-/** Binary heaps of devices, largest key first, ties by device: one heap per base over one shared key per device. */
+/**
+ * Pairing heaps of devices, largest key first, ties by device. A device is in at most one heap and carries its own
+ * links, so the heaps need no room of their own, however the devices are spread over them.
+ */
 import { f64At, i32At, setF64, setI32, takeF64, takeI32 } from "./arena";
 import * as L from "./layout";
 
+let roots: usize = 0;
 let keys: usize = 0;
-let slots: usize = 0;
-let places: usize = 0;
-let starts: usize = 0;
-let sizes: usize = 0;
+let children: usize = 0;
+let nexts: usize = 0;
+/** The parent of a first child, else the sibling before it; -1 for a root, OUT for a device in no heap. */
+let prevs: usize = 0;
 
-/** `heaps` empty heaps; heap h may hold as many devices as `capacities[h]` says. */
-export function resetHeaps(heaps: i32, capacities: usize): void {
+const OUT: i32 = -2;
+
+export function resetHeaps(heaps: i32): void {
+  roots = takeI32(heaps);
   keys = takeF64(L.deviceCount);
-  places = takeI32(L.deviceCount);
-  starts = takeI32(heaps + 1);
-  sizes = takeI32(heaps);
-  for (let h = 0; h < heaps; h++) setI32(starts, h + 1, i32At(starts, h) + i32At(capacities, h));
-  slots = takeI32(i32At(starts, heaps));
-  for (let v = 0; v < L.deviceCount; v++) setI32(places, v, -1);
+  children = takeI32(L.deviceCount);
+  nexts = takeI32(L.deviceCount);
+  prevs = takeI32(L.deviceCount);
+  memory.fill(roots, 0xff, <usize>heaps << 2);
+  for (let v = 0; v < L.deviceCount; v++) setI32(prevs, v, OUT);
 }
 
 function above(a: i32, b: i32): bool {
@@ -25,42 +30,52 @@ function above(a: i32, b: i32): bool {
   return ka != kb ? ka > kb : a < b;
 }
 
-function up(start: i32, place: i32): void {
-  const device = i32At(slots, start + place);
-  while (place > 0) {
-    const parent = (place - 1) >> 1;
-    const other = i32At(slots, start + parent);
-    if (!above(device, other)) break;
-    setI32(slots, start + place, other);
-    setI32(places, other, place);
-    place = parent;
+/** One heap of two roots, either may be -1. */
+function meld(a: i32, b: i32): i32 {
+  if (a == -1) return b;
+  if (b == -1) return a;
+  const top = above(a, b) ? a : b;
+  const under = top == a ? b : a;
+  const child = i32At(children, top);
+  setI32(nexts, under, child);
+  if (child != -1) setI32(prevs, child, under);
+  setI32(prevs, under, top);
+  setI32(children, top, under);
+  setI32(nexts, top, -1);
+  setI32(prevs, top, -1);
+  return top;
+}
+
+/** One heap of siblings: pairs from left to right, then all pairs from right to left. */
+function meldAll(first: i32): i32 {
+  let pairs = -1;
+  while (first != -1) {
+    const a = first;
+    const b = i32At(nexts, a);
+    first = b == -1 ? -1 : i32At(nexts, b);
+    setI32(nexts, a, -1);
+    setI32(prevs, a, -1);
+    if (b != -1) {
+      setI32(nexts, b, -1);
+      setI32(prevs, b, -1);
+    }
+    const pair = meld(a, b);
+    setI32(nexts, pair, pairs);
+    pairs = pair;
   }
-  setI32(slots, start + place, device);
-  setI32(places, device, place);
-}
-
-function down(start: i32, size: i32, place: i32): void {
-  const device = i32At(slots, start + place);
-  for (;;) {
-    let child = (place << 1) + 1;
-    if (child >= size) break;
-    if (child + 1 < size && above(i32At(slots, start + child + 1), i32At(slots, start + child))) child++;
-    const other = i32At(slots, start + child);
-    if (!above(other, device)) break;
-    setI32(slots, start + place, other);
-    setI32(places, other, place);
-    place = child;
+  let root = -1;
+  while (pairs != -1) {
+    const next = i32At(nexts, pairs);
+    setI32(nexts, pairs, -1);
+    root = meld(root, pairs);
+    pairs = next;
   }
-  setI32(slots, start + place, device);
-  setI32(places, device, place);
+  return root;
 }
 
-export function heapSize(heap: i32): i32 {
-  return i32At(sizes, heap);
-}
-
+/** The device with the largest key, or -1. */
 export function heapTop(heap: i32): i32 {
-  return i32At(slots, i32At(starts, heap));
+  return i32At(roots, heap);
 }
 
 export function keyOf(device: i32): f64 {
@@ -68,24 +83,26 @@ export function keyOf(device: i32): f64 {
 }
 
 export function push(heap: i32, device: i32, key: f64): void {
-  const start = i32At(starts, heap);
-  const size = i32At(sizes, heap);
   setF64(keys, device, key);
-  setI32(slots, start + size, device);
-  setI32(sizes, heap, size + 1);
-  up(start, size);
+  setI32(children, device, -1);
+  setI32(nexts, device, -1);
+  setI32(prevs, device, -1);
+  setI32(roots, heap, meld(i32At(roots, heap), device));
 }
 
 /** Takes a device out of its heap; nothing happens when it is in none. */
 export function remove(heap: i32, device: i32): void {
-  const place = i32At(places, device);
-  if (place == -1) return;
-  const start = i32At(starts, heap);
-  const size = i32At(sizes, heap) - 1;
-  setI32(sizes, heap, size);
-  setI32(places, device, -1);
-  if (place == size) return;
-  setI32(slots, start + place, i32At(slots, start + size));
-  down(start, size, place);
-  up(start, i32At(places, i32At(slots, start + place)));
+  const before = i32At(prevs, device);
+  if (before == OUT) return;
+  const next = i32At(nexts, device);
+  setI32(prevs, device, OUT);
+  const rest = meldAll(i32At(children, device));
+  if (before == -1) {
+    setI32(roots, heap, rest);
+    return;
+  }
+  if (i32At(children, before) == device) setI32(children, before, next);
+  else setI32(nexts, before, next);
+  if (next != -1) setI32(prevs, next, before);
+  setI32(roots, heap, meld(i32At(roots, heap), rest));
 }

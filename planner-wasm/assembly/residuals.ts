@@ -1,11 +1,11 @@
 /**
  * Groups sorted by residual capacity: the tokens that a step still has room for, smallest first, ties by device. One
- * list per base and one of all groups. Arrays kept sorted: finding is a binary search, a change moves a block.
+ * list per family and one per span, of any base. Arrays kept sorted: finding is a binary search, a change moves a block.
  */
 import { f64At, i32At, setF64, setI32, takeF64, takeI32 } from "./arena";
+import { anyBase, familyCount, familyOfJob, mostFamilies } from "./families";
 import { groupAt, stepBudget } from "./groups";
 import * as L from "./layout";
-import { baseCount } from "./profiles";
 
 let starts: usize = 0;
 let sizes: usize = 0;
@@ -13,22 +13,29 @@ let slots: usize = 0;
 /** Per device, as listed. */
 let rooms: usize = 0;
 
-/** `perBase`: most groups of each base. */
-export function resetResiduals(perBase: usize): void {
-  const lists = baseCount() + 1;
+/** `jobs`: the `count` jobs that may be placed; there are at most as many groups of a family as it has jobs. */
+export function resetResiduals(jobs: usize, count: i32): void {
+  const most = takeI32(mostFamilies);
+  const spans = takeI32(mostFamilies);
+  for (let i = 0; i < count; i++) {
+    const job = i32At(jobs, i);
+    const span = i32At(L.jobGang, job);
+    const family = familyOfJob(job);
+    const all = anyBase(span);
+    setI32(most, family, i32At(most, family) + 1);
+    setI32(most, all, i32At(most, all) + 1);
+    setI32(spans, family, span);
+    setI32(spans, all, span);
+  }
+  const lists = familyCount();
   starts = takeI32(lists + 1);
   sizes = takeI32(lists);
-  for (let b = 0; b < lists; b++) {
-    const most = b < lists - 1 ? min(i32At(perBase, b), L.deviceCount) : L.deviceCount;
-    setI32(starts, b + 1, i32At(starts, b) + most);
+  for (let f = 0; f < lists; f++) {
+    const span = max(1, i32At(spans, f));
+    setI32(starts, f + 1, i32At(starts, f) + min(i32At(most, f), L.deviceCount / span));
   }
   slots = takeI32(i32At(starts, lists));
   rooms = takeF64(L.deviceCount);
-}
-
-/** The list of all groups. */
-export function allGroups(): i32 {
-  return baseCount();
 }
 
 export function sizeOf(list: i32): i32 {
@@ -72,16 +79,14 @@ function erase(list: i32, device: i32): void {
 
 export function listGroup(device: i32): void {
   const group = groupAt(device);
-  if (group.span != 1) return;
   setF64(rooms, device, stepBudget(group.profile) - group.tokens);
-  insert(group.base, device);
-  insert(allGroups(), device);
+  insert(group.family, device);
+  insert(anyBase(group.span), device);
 }
 
 /** Before the group changes. */
 export function unlistGroup(device: i32): void {
   const group = groupAt(device);
-  if (group.span != 1) return;
-  erase(group.base, device);
-  erase(allGroups(), device);
+  erase(group.family, device);
+  erase(anyBase(group.span), device);
 }

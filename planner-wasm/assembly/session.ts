@@ -107,8 +107,7 @@ function unsettle(device: i32): void {
 
 /** Without taking anybody's place. */
 function fit(job: i32): bool {
-  const single = i32At(L.jobGang, job) == 1;
-  const reason = single && L.allowGrouping ? join(job) : R.NO_DEVICE;
+  const reason = L.allowGrouping ? join(job) : R.NO_DEVICE;
   if (reason != R.PLACED) {
     if (!placeAlone(job)) {
       setI32(G.jobReason, job, reason);
@@ -133,7 +132,7 @@ export function arrive(job: i32): void {
   weighJob(job);
   setI32(G.queuePlace, job, I32.MAX_VALUE);
   if (!walkJob(job)) {
-    if (!L.allowGrouping || i32At(L.jobGang, job) > 1 || !mergeFor(job, urgency)) {
+    if (!L.allowGrouping || !mergeFor(job, urgency)) {
       insertWaiting(job);
       return;
     }

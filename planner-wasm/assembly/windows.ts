@@ -1,7 +1,7 @@
 /** Places for gangs: contiguous devices of one node and one kind. */
 import { f64At, i32At, setF64, takeF64, u8At } from "./arena";
 import { coldSeconds } from "./cost";
-import { groupAt, headOf, nextMember } from "./groups";
+import { groupAt, headOf, nextMember, windowMemory } from "./groups";
 import * as L from "./layout";
 import * as P from "./profiles";
 import * as W from "./work";
@@ -17,10 +17,10 @@ export function isWindow(from: i32, span: i32): bool {
   return true;
 }
 
-export function windowMemory(from: i32, span: i32): f64 {
-  let bytes = Infinity;
-  for (let v = from; v < from + span; v++) bytes = Math.min(bytes, f64At(L.memoryBytes, v));
-  return bytes;
+/** Whether no device of a window has to load the base. */
+export function isResident(from: i32, span: i32, base: i32): bool {
+  for (let v = from; v < from + span; v++) if (i32At(L.residentBase, v) != base) return false;
+  return true;
 }
 
 /** Σ urgency of the running jobs that would have to leave, or -1 when a decided group stands there. */
@@ -88,10 +88,8 @@ export function bestWindow(job: i32, urgency: usize, budget: f64): i32 {
     const p = P.profileOf(base, i32At(L.deviceKind, from));
     if (p == -1 || i32At(W.columns, job) > i32At(L.maxStripColumns, p)) continue;
     if (W.aloneBytes(job, p) > windowMemory(from, span)) continue;
-    let cold = false;
-    for (let v = from; v < from + span; v++) if (i32At(L.residentBase, v) != base) cold = true;
     let end = f64At(W.stepsLeft, job) * W.aloneSeconds(job, p);
-    if (cold) end = end + coldSeconds(p);
+    if (!isResident(from, span, base)) end = end + coldSeconds(p);
     if (cost < bestCost || end < bestEnd) {
       best = from;
       bestCost = cost;

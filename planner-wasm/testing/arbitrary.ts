@@ -1,6 +1,7 @@
 /**
  * Random valid snapshots, small enough for the twin. `wild` ones break most jobs in some way, `crowded` ones are
- * healthy clusters with more jobs than devices, where groups form, split and lose places.
+ * healthy clusters with more jobs than devices, where groups form, split and lose places, and in `ganged` ones most of
+ * them need several devices.
  */
 import fc from "fast-check";
 import { Policy, type Snapshot } from "../types.ts";
@@ -8,6 +9,9 @@ import { type DeviceRow, type JobRow, type ProfileRow, snapshotOf } from "./buil
 
 /** Few values, so that ties and exact limits happen. */
 const among = (...values: number[]) => fc.constantFrom(...values);
+
+/** Policies under which jobs may train beside others. */
+const GROUPING = Object.values(Policy).filter((id) => id >= Policy.tlora || id === Policy.mloraFifo);
 
 interface Shape {
   readonly policies: readonly number[];
@@ -94,13 +98,32 @@ const CROWDED: Shape = {
   },
 };
 
+/** Most jobs are gangs: groups of gangs form, merge, spread over windows and lose places to single jobs and to gangs. */
+const GANGS: Shape = {
+  ...CROWDED,
+  policies: [...Array<number>(12).fill(Policy.default), ...Array<number>(4).fill(Policy.tlora), ...GROUPING],
+  devices: [2, 10],
+  device: { ...CROWDED.device, kind: among(0, 0, 0, 0, 0, 1), residentBase: among(0, 0, 1) },
+  job: {
+    ...CROWDED.job,
+    base: among(0, 0, 0, 0, 1),
+    maxSlowdown: among(1.2, 2, 4, 100),
+    gang: among(1, 2, 2, 2, 3),
+  },
+};
+
 /** More groups, claims and waiting jobs than the policies look at for one job. */
 const LARGE: Shape = {
   ...CROWDED,
   policies: [Policy.default, Policy.default, Policy.default, Policy.tlora, Policy.srsfGrouped],
   devices: [10, 24],
   jobs: [100, 180],
-  job: { ...CROWDED.job, maxSlowdown: among(1.2, 2, 4, 100), stepTokens: among(16, 64, 100.5, 256, 512) },
+  job: {
+    ...CROWDED.job,
+    maxSlowdown: among(1.2, 2, 4, 100),
+    stepTokens: among(16, 64, 100.5, 256, 512),
+    gang: among(1, 1, 1, 1, 2, 2),
+  },
 };
 
 function records<T>(fields: Partial<Record<keyof T, fc.Arbitrary<number>>>): fc.Arbitrary<Partial<T>> {
@@ -152,5 +175,6 @@ function snapshotsOf(shape: Shape): fc.Arbitrary<Snapshot> {
 
 export const wild = snapshotsOf(WILD);
 export const crowded = snapshotsOf(CROWDED);
+export const ganged = snapshotsOf(GANGS);
 export const large = snapshotsOf(LARGE);
-export const snapshots = fc.oneof(wild, crowded);
+export const snapshots = fc.oneof(wild, crowded, ganged);

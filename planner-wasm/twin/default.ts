@@ -5,13 +5,16 @@ import { type Plan, Reason, type Snapshot } from "../types.ts";
 import { guaranteed } from "./guarantee.ts";
 import { inQueueOrder, join, JOIN_PROBES, rooms, startWalk, type Walk, walkJob } from "./walk.ts";
 import {
-  bestFree,
+  bestPlace,
+  bytesOf,
   feasible,
   type Group,
   groupOf,
   newWorld,
   open,
+  placeAlone,
   planOf,
+  range,
   refusal,
   sortBy,
   urgencies,
@@ -43,13 +46,12 @@ export function planDefault(snapshot: Snapshot): Plan {
 }
 
 function mergeForWaiting(walk: Walk): void {
-  const { jobs } = walk.snapshot;
   let looked = 0;
   for (const job of walk.queue) {
-    if (groupOf(walk, job) || jobs.gang[job]! > 1) continue;
-    if (join(walk, job) === Reason.placed || (looked++ < MOST_WAITING && mergeFor(walk, job))) {
-      walk.reasons[job] = Reason.placed;
-    }
+    if (groupOf(walk, job)) continue;
+    const placed = join(walk, job) === Reason.placed || placeAlone(walk, job) ||
+      (looked++ < MOST_WAITING && mergeFor(walk, job));
+    if (placed) walk.reasons[job] = Reason.placed;
   }
 }
 
@@ -60,15 +62,17 @@ function mergeFor(walk: Walk, job: number): boolean {
   const preemption = optionsOf(snapshot).allowPreemption === 1;
   const profileOn = (g: Group) => profileOf(snapshot, base, devices.kind[g.device]!);
   const suits = (g: Group) =>
-    g.span === 1 && profileOn(g) !== -1 && (preemption || g.members.every((m) => jobs.currentDevice[m] !== g.device)) &&
-    refusal(snapshot, profileOn(g), [], job, devices.memoryBytes[g.device]!, true) === Reason.placed;
+    g.span === jobs.gang[job] && profileOn(g) !== -1 && (preemption || g.members.every((m) =>
+      jobs.currentDevice[m] !== g.device
+    )) &&
+    refusal(snapshot, profileOn(g), [], job, bytesOf(snapshot, g), true) === Reason.placed;
   const smallest = sortBy(walk.groups.filter(suits), (g) => [loadOf(snapshot, g.members).tokens, g.device]);
   for (const giver of smallest.slice(0, GIVING_PROBES)) {
-    const takers = rooms(walk, giver.base).filter((g) => g !== giver).slice(0, JOIN_PROBES);
+    const takers = rooms(walk, giver).filter((g) => g !== giver).slice(0, JOIN_PROBES);
     for (const taker of takers) {
       const members = [...taker.members];
       const fits = giver.members.every((m) => {
-        const answer = refusal(snapshot, taker.profile, members, m, devices.memoryBytes[taker.device]!, true);
+        const answer = refusal(snapshot, taker.profile, members, m, bytesOf(snapshot, taker), true);
         members.push(m);
         return answer === Reason.placed;
       });
@@ -80,7 +84,7 @@ function mergeFor(walk: Walk, job: number): boolean {
       if (!(loss(giver) + loss(taker) < walk.budgets.get(job)!)) continue;
       taker.members = members;
       walk.groups = walk.groups.filter((g) => g !== giver);
-      open(walk, giver.device, 1, base, profileOn(giver)).members.push(job);
+      open(walk, giver.device, giver.span, base, profileOn(giver)).members.push(job);
       return true;
     }
   }
@@ -95,7 +99,7 @@ function spread(walk: Walk): void {
   let candidates = [...walk.groups];
   for (;;) {
     candidates = sortBy(
-      candidates.filter((g) => g.span === 1 && g.members.length > 1),
+      candidates.filter((g) => g.members.length > 1),
       (g) => [-seconds(walk, g), g.device],
     );
     const group = candidates.shift();
@@ -120,19 +124,20 @@ function split(walk: Walk, group: Group): Group | undefined {
     let place: { device: number; profile: number } | undefined = target;
     if (target) {
       if (tokensOf([...target.members, job]) > tokensOf(rest)) continue;
-      const bytes = devices.memoryBytes[target.device]!;
+      const bytes = bytesOf(snapshot, target);
       if (refusal(snapshot, target.profile, target.members, job, bytes, true) !== Reason.placed) continue;
     } else {
-      place = bestFree(walk, job);
+      place = bestPlace(walk, job);
     }
     if (!place) continue;
     const after = target
       ? stepSeconds(snapshot, target.profile, loadOf(snapshot, [...target.members, job]))
       : aloneSeconds(snapshot, place.profile, job);
-    let cost = devices.residentBase[place.device] === group.base ? 0 : coldSeconds(snapshot, place.profile);
+    const resident = range(place.device, group.span).every((v) => devices.residentBase[v] === group.base);
+    let cost = resident ? 0 : coldSeconds(snapshot, place.profile);
     if (runsHere(job)) cost = cost + optionsOf(snapshot).preemptionSeconds;
     if (!(stepsLeft(snapshot, job) * (before - after) > cost)) continue;
-    target ??= open(walk, place.device, 1, group.base, place.profile);
+    target ??= open(walk, place.device, group.span, group.base, place.profile);
     target.members.push(job);
     group.members = rest;
   }

@@ -3,9 +3,12 @@ import { optionsOf } from "../layout.ts";
 import { aloneSeconds, loadOf, profileOf, stepSeconds, stepsLeft } from "../model.ts";
 import { type Plan, Reason, type ReasonId, type Snapshot } from "../types.ts";
 import {
+  bytesOf,
+  familyOf,
   feasible,
   type Group,
   groupOf,
+  isFamily,
   newWorld,
   open,
   placeAlone,
@@ -36,9 +39,8 @@ export function planTlora(snapshot: Snapshot): Plan {
   let looked = 0;
   for (const job of queue) {
     if (groupOf(world, job) || placeAlone(world, job)) continue;
-    const single = jobs.gang[job] === 1;
-    const reason = single ? joinByCut(world, job) : Reason.noDevice;
-    if (reason === Reason.placed || (single && looked++ < MOST_WAITING && mergeFor(world, job))) continue;
+    const reason = joinByCut(world, job);
+    if (reason === Reason.placed || (looked++ < MOST_WAITING && mergeFor(world, job))) continue;
     world.reasons[job] = reason;
   }
   return planOf(world);
@@ -56,7 +58,7 @@ function largestBudget(snapshot: Snapshot, base: number): number {
 
 function byResidual(world: World, groups: readonly Group[]): { group: Group; room: number }[] {
   const { snapshot } = world;
-  const rows = groups.filter((g) => g.span === 1)
+  const rows = groups
     .map((group) => ({ group, room: budgetOf(snapshot, group.profile) - loadOf(snapshot, group.members).tokens }));
   return sortBy(rows, ({ group, room }) => [room, group.device]);
 }
@@ -76,13 +78,12 @@ function throughput(snapshot: Snapshot, profile: number, members: readonly numbe
 
 function joinByCut(world: World, job: number): ReasonId {
   const { snapshot } = world;
-  const { jobs, devices } = snapshot;
-  const list = byResidual(world, world.groups.filter((g) => g.base === jobs.base[job]));
+  const list = byResidual(world, world.groups.filter((g) => isFamily(g, familyOf(snapshot, job))));
   if (list.length === 0) return Reason.noDevice;
   const answers = cuts(list, loadOf(snapshot, [job]).tokens).map((at) => {
     const { group } = list[at]!;
     const { profile, members } = group;
-    const answer = refusal(snapshot, profile, members, job, devices.memoryBytes[group.device]!, true);
+    const answer = refusal(snapshot, profile, members, job, bytesOf(snapshot, group), true);
     const rises = throughput(snapshot, profile, [...members, job]) > throughput(snapshot, profile, members);
     return { group, answer: answer === Reason.placed && !rises ? Reason.tokenBudget : answer };
   });
@@ -97,8 +98,9 @@ function mergeFor(world: World, job: number): boolean {
   const preemption = optionsOf(snapshot).allowPreemption === 1;
   const profileOn = (g: Group) => profileOf(snapshot, jobs.base[job]!, devices.kind[g.device]!);
   const mayGive = (g: Group) =>
-    (preemption || g.members.every((m) => jobs.currentDevice[m] !== g.device)) && profileOn(g) !== -1 &&
-    refusal(snapshot, profileOn(g), [], job, devices.memoryBytes[g.device]!, true) === Reason.placed;
+    g.span === jobs.gang[job] && (preemption || g.members.every((m) => jobs.currentDevice[m] !== g.device)) &&
+    profileOn(g) !== -1 &&
+    refusal(snapshot, profileOn(g), [], job, bytesOf(snapshot, g), true) === Reason.placed;
   const givers = byResidual(world, world.groups).map(({ group }) => group).reverse().filter(mayGive)
     .slice(0, GIVING_PROBES);
   const tiers: ((a: number, b: number) => boolean)[] = [
@@ -113,7 +115,7 @@ function mergeFor(world: World, job: number): boolean {
       if (!partner) continue;
       partner.members.push(...giver.members);
       world.groups = world.groups.filter((g) => g !== giver);
-      open(world, giver.device, 1, jobs.base[job]!, profileOn(giver)).members.push(job);
+      open(world, giver.device, giver.span, jobs.base[job]!, profileOn(giver)).members.push(job);
       return true;
     }
   }
@@ -127,14 +129,14 @@ function partnerOf(
   inTier: (a: number, b: number) => boolean,
 ): Group | undefined {
   const { snapshot } = world;
-  const list = byResidual(world, world.groups.filter((g) => g.base === giver.base));
+  const list = byResidual(world, world.groups.filter((g) => isFamily(g, giver)));
   for (const at of cuts(list, loadOf(snapshot, giver.members).tokens)) {
     const taker = list.slice(at, at + TIER_PROBES).map(({ group }) => group)
       .find((g) => g !== giver && inTier(giver.device, g.device));
     if (!taker) continue;
     const { profile } = taker;
     const members = [...taker.members];
-    const bytes = snapshot.devices.memoryBytes[taker.device]!;
+    const bytes = bytesOf(snapshot, taker);
     const fits = giver.members.every((m) => {
       const answer = refusal(snapshot, profile, members, m, bytes, true);
       members.push(m);

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { deepStrictEqual, ok } from "node:assert/strict";
 import { loadPlanner, Policy, Reason, type Snapshot } from "../mod.ts";
 import { applyPlan, withJobs } from "../testing/apply.ts";
-import { crowded, large, wild } from "../testing/arbitrary.ts";
+import { crowded, ganged, large, wild } from "../testing/arbitrary.ts";
 import { brokenRules } from "../testing/invariants.ts";
 import { twinPlan } from "./mod.ts";
 
@@ -32,12 +32,18 @@ function compare(snapshot: Snapshot) {
   });
   plan.groupDevices.forEach((span, g) => {
     const members = plan.jobGroup.filter((of) => of === g).length;
-    reach(span > 1 ? "gang" : members > 3 ? "large group" : members > 1 ? "group" : "alone");
+    const size = members > 3 ? "large group" : members > 1 ? "group" : "alone";
+    reach(span > 1 ? `gangs, ${size}` : size);
   });
   return plan;
 }
 
-const CASES = [["wild", wild, 3000], ["crowded", crowded, 3000], ["large", large, 40]] as const;
+const CASES = [
+  ["wild", wild, 3000],
+  ["crowded", crowded, 3000],
+  ["ganged", ganged, 3000],
+  ["large", large, 40],
+] as const;
 
 for (const [name, snapshots, numRuns] of CASES) {
   Deno.test(`module and twin agree bit for bit on ${numRuns} ${name} snapshots, and no rule is broken`, () => {
@@ -46,9 +52,9 @@ for (const [name, snapshots, numRuns] of CASES) {
 }
 
 Deno.test("module and twin agree along runs with arrivals, ends and lost devices", () => {
-  const event = fc.record({ seconds: fc.constantFrom(1, 30, 600), lost: fc.nat(15), more: crowded });
+  const event = fc.record({ seconds: fc.constantFrom(1, 30, 600), lost: fc.nat(15), more: fc.oneof(crowded, ganged) });
   fc.assert(
-    fc.property(crowded, fc.array(event, { minLength: 2, maxLength: 5 }), (start, events) => {
+    fc.property(fc.oneof(crowded, ganged), fc.array(event, { minLength: 2, maxLength: 5 }), (start, events) => {
       let snapshot = start;
       for (const { seconds, lost, more } of events) {
         snapshot = applyPlan(snapshot, compare(snapshot), seconds).snapshot;
@@ -73,7 +79,9 @@ Deno.test("the comparison reached every reason, group size and loss of place", (
       "alone",
       "group",
       "large group",
-      "gang",
+      "gangs, alone",
+      "gangs, group",
+      "gangs, large group",
       "stays",
       "moves",
       "place lost to base same",

@@ -1,7 +1,19 @@
 /** Twin of assembly/policies/walk.ts and rooms.ts. */
 import { loadOf, profileOf } from "../model.ts";
 import { Reason, type ReasonId } from "../types.ts";
-import { bestWindow, type Group, groupOf, open, placeAlone, refusal, sortBy, stay, type World } from "./world.ts";
+import {
+  bestWindow,
+  bytesOf,
+  familyOf,
+  type Group,
+  groupOf,
+  isFamily,
+  placeAlone,
+  refusal,
+  sortBy,
+  stay,
+  type World,
+} from "./world.ts";
 
 export const JOIN_PROBES = 8;
 const TAKE_PROBES = 64;
@@ -32,101 +44,106 @@ export function startWalk(plan: Omit<Walk, "claims" | "groups" | "reasons"> & Wo
 
 /** Gives a job its place; false when it waits. */
 export function walkJob(walk: Walk, job: number): boolean {
-  if (walk.claims.delete(job)) return true;
-  return walk.snapshot.jobs.gang[job]! > 1 ? placeGang(walk, job) : placeSingle(walk, job);
+  return walk.claims.delete(job) || place(walk, job);
 }
 
 export function inQueueOrder(walk: Walk, members: readonly number[]): number[] {
   return sortBy(members, (j) => [walk.queue.indexOf(j)]);
 }
 
-/** Groups of a base that a single job may join, most room first. */
-export function rooms(walk: Walk, base: number): Group[] {
+/** Groups of a family, most room first. */
+export function rooms(walk: Walk, family: Pick<Group, "base" | "span">): Group[] {
   const { snapshot } = walk;
   const room = (g: Group) => Math.floor(snapshot.profiles.tokenBudget[g.profile]!) - loadOf(snapshot, g.members).tokens;
-  return sortBy(walk.groups.filter((g) => g.span === 1 && g.base === base), (g) => [-room(g), g.device]);
+  return sortBy(walk.groups.filter((g) => isFamily(g, family)), (g) => [-room(g), g.device]);
 }
 
 /** Placed, or why the group with the most room refused. */
 export function join(walk: Walk, job: number): ReasonId {
   const { snapshot } = walk;
-  const probes = rooms(walk, snapshot.jobs.base[job]!).slice(0, JOIN_PROBES);
-  const answers = probes.map((g) =>
-    refusal(snapshot, g.profile, g.members, job, snapshot.devices.memoryBytes[g.device]!, true)
-  );
+  const probes = rooms(walk, familyOf(snapshot, job)).slice(0, JOIN_PROBES);
+  const answers = probes.map((g) => refusal(snapshot, g.profile, g.members, job, bytesOf(snapshot, g), true));
   const found = answers.indexOf(Reason.placed);
   if (found === -1) return answers[0] ?? Reason.noDevice;
   probes[found]!.members.push(job);
   return Reason.placed;
 }
 
-function placeSingle(walk: Walk, job: number): boolean {
+function place(walk: Walk, job: number): boolean {
   const reason = walk.sharing ? join(walk, job) : Reason.noDevice;
   if (reason === Reason.placed || placeAlone(walk, job)) return true;
-  if (walk.stopping && takePlace(walk, job, walk.budgets.get(job)!, TAKE_PROBES)) return true;
-  if (walk.forced.has(job) && takePlace(walk, job, Infinity, Infinity)) return true;
+  if (walk.stopping && takePlaces(walk, job, walk.budgets.get(job)!, TAKE_PROBES)) return true;
+  if (walk.forced.has(job) && takePlaces(walk, job, Infinity, Infinity)) return true;
   walk.reasons[job] = reason;
   return false;
 }
 
-function takePlace(walk: Walk, job: number, most: number, mostProbes: number): boolean {
-  const candidates = inQueueOrder(walk, [...walk.claims]).reverse().slice(0, mostProbes);
-  for (const victim of candidates) {
+function takePlaces(walk: Walk, job: number, most: number, mostProbes: number): boolean {
+  const beside = placeBelow(walk, job, most, mostProbes);
+  const cleared = walk.snapshot.jobs.gang[job]! > 1 ? clearedBelow(walk, job, beside?.cost ?? most) : undefined;
+  const taken = cleared ?? beside;
+  if (!taken) return false;
+  walk.groups = walk.groups.filter((g) => !taken.leave.includes(g));
+  walk.groups.push(taken.after);
+  for (const m of taken.leave.flatMap((g) => g.members)) {
+    if (!taken.after.members.includes(m)) walk.claims.delete(m);
+  }
+  return true;
+}
+
+interface Taken {
+  readonly cost: number;
+  /** Groups that give way to one. */
+  readonly leave: readonly Group[];
+  readonly after: Group;
+}
+
+/** Where a running job stands, the last of the queue first, whose place costs less than `most`. */
+function placeBelow(walk: Walk, job: number, most: number, mostProbes: number): Taken | undefined {
+  for (const victim of inQueueOrder(walk, [...walk.claims]).reverse().slice(0, mostProbes)) {
     const group = groupOf(walk, victim)!;
     const after = withJob(walk, group, job);
     if (!after) continue;
-    const evicted = inQueueOrder(walk, group.members).filter((m) => !after.members.includes(m));
-    const cost = evicted.reduce((sum, m) => sum + walk.prices.get(m)!, 0);
-    if (!(cost < most)) continue;
-    walk.groups = walk.groups.filter((g) => g !== group);
-    walk.groups.push(after);
-    for (const m of evicted) walk.claims.delete(m);
-    return true;
+    const cost = priceOf(walk, group.members.filter((m) => !after.members.includes(m)));
+    if (cost < most) return { cost, leave: [group], after };
   }
-  return false;
+  return undefined;
+}
+
+function priceOf(walk: Walk, members: readonly number[]): number {
+  return inQueueOrder(walk, members).reduce((sum, m) => sum + walk.prices.get(m)!, 0);
 }
 
 /** The group that would stand there with the job: decided members, the job, then claims that fit, by urgency. */
 function withJob(walk: Walk, group: Group, job: number): Group | undefined {
   const { snapshot } = walk;
-  const base = snapshot.jobs.base[job]!;
-  const profile = profileOf(snapshot, base, snapshot.devices.kind[group.device]!);
+  const family = familyOf(snapshot, job);
+  const joins = walk.sharing && isFamily(group, family);
+  const members = joins ? group.members.filter((m) => !walk.claims.has(m)) : [];
+  // A gang takes a place beside others here; windows that are cleared for it are another question.
+  if (!joins && (family.span > 1 || group.members.some((m) => !walk.claims.has(m)))) return undefined;
+  const profile = profileOf(snapshot, family.base, snapshot.devices.kind[group.device]!);
   if (profile === -1) return undefined;
-  const bytes = snapshot.devices.memoryBytes[group.device]!;
-  const fits = (members: number[], j: number) => refusal(snapshot, profile, members, j, bytes, true) === Reason.placed;
-  const joins = walk.sharing && group.base === base && group.span === 1;
-  const members = group.members.filter((m) => !walk.claims.has(m));
-  if (!joins && members.length > 0) return undefined;
-  if (!fits(members, job)) return undefined;
+  const bytes = bytesOf(snapshot, { device: group.device, span: family.span });
+  const fits = (j: number) => refusal(snapshot, profile, members, j, bytes, true) === Reason.placed;
+  if (!fits(job)) return undefined;
   members.push(job);
   if (joins) {
-    for (const m of inQueueOrder(walk, group.members.filter((m) => walk.claims.has(m)))) {
-      if (fits(members, m)) members.push(m);
-    }
+    for (const m of inQueueOrder(walk, group.members.filter((m) => walk.claims.has(m)))) if (fits(m)) members.push(m);
   }
-  return { device: group.device, span: 1, base, profile, members };
+  return { ...family, device: group.device, profile, members };
 }
 
-function placeGang(walk: Walk, job: number): boolean {
-  const { jobs } = walk.snapshot;
-  const windowBelow = (most: number) =>
-    bestWindow(
-      walk,
-      job,
-      (g) =>
-        g.members.every((m) => walk.claims.has(m))
-          ? inQueueOrder(walk, g.members).map((m) => walk.prices.get(m)!)
-          : undefined,
-      (cost) => cost < most,
-    );
-  const place = windowBelow(walk.stopping ? walk.budgets.get(job)! : -1) ??
-    (walk.forced.has(job) ? windowBelow(Infinity) : undefined);
-  if (!place) {
-    walk.reasons[job] = Reason.noDevice;
-    return false;
-  }
-  walk.groups = walk.groups.filter((g) => !place.leave.includes(g));
-  for (const m of place.leave.flatMap((g) => g.members)) walk.claims.delete(m);
-  open(walk, place.device, jobs.gang[job]!, jobs.base[job]!, place.profile).members.push(job);
-  return true;
+/** The cheapest window whose groups leave it to the gang. */
+function clearedBelow(walk: Walk, job: number, most: number): Taken | undefined {
+  const pricesOf = (g: Group) => inQueueOrder(walk, g.members).map((m) => walk.prices.get(m)!);
+  const place = bestWindow(
+    walk,
+    job,
+    (g) => g.members.every((m) => walk.claims.has(m)) ? pricesOf(g) : undefined,
+    (cost) => cost < most,
+  );
+  if (!place) return undefined;
+  const { device, profile, leave, price } = place;
+  return { cost: price, leave, after: { ...familyOf(walk.snapshot, job), device, profile, members: [job] } };
 }

@@ -122,8 +122,24 @@ function windowAt({ devices }: Snapshot, from: number, span: number): number[] |
   return holds ? window : undefined;
 }
 
-function windowBytes({ devices }: Snapshot, window: readonly number[]): number {
+/** Memory of the smallest device of a window. */
+export function windowBytes({ devices }: Snapshot, window: readonly number[]): number {
   return Math.min(...window.map((v) => devices.memoryBytes[v]!));
+}
+
+/** Memory of the smallest device of a group. */
+export function bytesOf(snapshot: Snapshot, { device, span }: Pick<Group, "device" | "span">): number {
+  return windowBytes(snapshot, range(device, span));
+}
+
+/** Groups of one base and one span may take each other's members. */
+export function isFamily(a: Pick<Group, "base" | "span">, b: Pick<Group, "base" | "span">): boolean {
+  return a.base === b.base && a.span === b.span;
+}
+
+/** What a group of the job alone would be. */
+export function familyOf({ jobs }: Snapshot, job: number): Pick<Group, "base" | "span"> {
+  return { base: jobs.base[job]!, span: jobs.gang[job]! };
 }
 
 /** The group on which a running job may stay; a new one when its devices are free. */
@@ -142,8 +158,8 @@ export function stay(world: World, job: number, shared: boolean, bounded: boolea
     return open(world, device, span, base, profile);
   }
   const group = groupOn(world, device);
-  if (!shared || span !== 1 || !group || group.span !== 1 || group.base !== base) return undefined;
-  const answer = refusal(snapshot, profile, group.members, job, devices.memoryBytes[device]!, bounded);
+  if (!shared || group?.device !== device || !isFamily(group, { base, span })) return undefined;
+  const answer = refusal(snapshot, profile, group.members, job, windowBytes(snapshot, window), bounded);
   return answer === Reason.placed ? group : undefined;
 }
 
@@ -180,7 +196,7 @@ export function bestWindow(
   job: number,
   cost: (group: Group) => readonly number[] | undefined,
   accepts: (cost: number) => boolean,
-): { device: number; profile: number; leave: Group[] } | undefined {
+): { device: number; profile: number; leave: Group[]; price: number } | undefined {
   const { snapshot } = world;
   const { devices, jobs } = snapshot;
   const span = jobs.gang[job]!;
@@ -203,12 +219,18 @@ export function bestWindow(
   return sortBy(options, (o) => [o.price, o.end, o.device])[0];
 }
 
+/** The best free devices for a job and its gang. */
+export function bestPlace(world: World, job: number): { device: number; profile: number } | undefined {
+  const single = world.snapshot.jobs.gang[job] === 1;
+  return single ? bestFree(world, job) : bestWindow(world, job, () => undefined, () => false);
+}
+
 /** Gives a job a free place of its own. */
 export function placeAlone(world: World, job: number): Group | undefined {
-  const span = world.snapshot.jobs.gang[job]!;
-  const place = span === 1 ? bestFree(world, job) : bestWindow(world, job, () => undefined, () => false);
+  const { jobs } = world.snapshot;
+  const place = bestPlace(world, job);
   if (!place) return undefined;
-  const group = open(world, place.device, span, world.snapshot.jobs.base[job]!, place.profile);
+  const group = open(world, place.device, jobs.gang[job]!, jobs.base[job]!, place.profile);
   group.members.push(job);
   return group;
 }

@@ -1,16 +1,18 @@
 /**
- * Devices are short: merges two groups of one base into one so that a waiting job gets a device. The price is the
+ * Devices are short: merges two groups of one family into one so that a waiting job of that span gets the devices of
+ * one. The price is the
  * progress that the members lose, weighed by urgency, as the price of a place is the urgency of those that leave it.
  */
 import { f64At, i32At, setI32, takeI32 } from "../arena";
 import * as G from "../groups";
-import { heapSize, heapTop, remove } from "../heap";
+import { heapTop, remove } from "../heap";
 import * as L from "../layout";
 import { profileOf } from "../profiles";
 import * as R from "../reason";
 import { budgetOf } from "./walk";
 import * as W from "../work";
 import * as Q from "./queue";
+import { placeAlone } from "./place";
 import { join, JOIN_PROBES, listMembers, members, offer, release, withdraw } from "./rooms";
 
 /** Waiting jobs for which a merge is looked for, most urgent first; groups that may give way to each, smallest first. */
@@ -33,19 +35,25 @@ export function mergeForWaiting(urgency: usize): void {
   let looked = 0;
   for (let i = 0; i < Q.queueLength; i++) {
     const job = i32At(Q.queue, i);
-    if (i32At(G.jobHead, job) != -1 || i32At(L.jobGang, job) > 1) continue;
-    // Places taken since its turn may have left room in a group.
-    if (join(job) == R.PLACED || (looked++ < MOST_WAITING && mergeFor(job, urgency))) {
+    if (i32At(G.jobHead, job) != -1) continue;
+    // Places taken since its turn may have left room in a group, or devices free.
+    if (join(job) == R.PLACED || placeOffered(job) || (looked++ < MOST_WAITING && mergeFor(job, urgency))) {
       setI32(G.jobReason, job, R.PLACED);
     }
   }
 }
 
-/** Where the job could run alone if the group on that device gave way. */
+function placeOffered(job: i32): bool {
+  if (!placeAlone(job)) return false;
+  offer(i32At(G.jobHead, job));
+  return true;
+}
+
+/** Whether the job could run alone there if the group on that device, of the job's span, gave way. */
 export function suits(job: i32, device: i32): bool {
   const profile = profileOf(i32At(L.jobBase, job), i32At(L.deviceKind, device));
   if (profile == -1 || i32At(W.columns, job) > i32At(L.maxStripColumns, profile)) return false;
-  return W.aloneBytes(job, profile) <= f64At(L.memoryBytes, device);
+  return W.aloneBytes(job, profile) <= G.groupAt(device).bytes;
 }
 
 /** Without preemption a group gives way only as long as nothing runs in it. */
@@ -57,11 +65,12 @@ export function mayMove(device: i32): bool {
   return true;
 }
 
-/** The suitable groups with the fewest tokens, ties by device. */
+/** The suitable groups of the job's span with the fewest tokens, ties by device. */
 function listGiving(job: i32): i32 {
+  const span = i32At(L.jobGang, job);
   let count = 0;
   for (let v = 0; v < L.deviceCount; v++) {
-    if (G.headOf(v) != v || G.groupAt(v).span != 1) continue;
+    if (G.headOf(v) != v || G.groupAt(v).span != span) continue;
     const tokens = G.groupAt(v).tokens;
     let at = count;
     while (at > 0 && G.groupAt(i32At(giving, at - 1)).tokens > tokens) at--;
@@ -87,7 +96,7 @@ export function mergeFor(job: i32, urgency: usize): bool {
     for (let k = 0; k < moving; k++) G.settleMember(into, i32At(members, k));
     offer(into);
     const base = i32At(L.jobBase, job);
-    G.openGroup(from, profileOf(base, i32At(L.deviceKind, from)), base, 1);
+    G.openGroup(from, profileOf(base, i32At(L.deviceKind, from)), base, i32At(L.jobGang, job));
     G.settleMember(from, job);
     offer(from);
     return true;
@@ -97,13 +106,13 @@ export function mergeFor(job: i32, urgency: usize): bool {
 
 /** The group that takes in all members of `from` at a loss below `budget`, or -1. */
 function takerOf(from: i32, urgency: usize, budget: f64): i32 {
-  const base = G.groupAt(from).base;
+  const family = G.groupAt(from).family;
   withdraw(from);
   let count = 0;
   let found = -1;
-  while (count < JOIN_PROBES && heapSize(base) > 0) {
-    const device = heapTop(base);
-    remove(base, device);
+  while (count < JOIN_PROBES && heapTop(family) != -1) {
+    const device = heapTop(family);
+    remove(family, device);
     setI32(asked, count++, device);
     if (accepts(from, device) && loss(from, device, urgency) < budget) {
       found = device;
@@ -119,11 +128,10 @@ function takerOf(from: i32, urgency: usize, budget: f64): i32 {
 export function accepts(from: i32, into: i32): bool {
   const giver = G.groupAt(from);
   const taker = G.groupAt(into);
-  const merged = G.trialGroup();
-  G.clearGroup(merged, taker.profile, taker.base, 1);
+  const merged = G.openTrial(into, taker.profile, taker.base, taker.span);
   for (let m = taker.first; m != -1; m = G.nextMember(m)) G.addLoad(merged, m);
   for (let m = giver.first; m != -1; m = G.nextMember(m)) {
-    if (G.refusal(merged, m, f64At(L.memoryBytes, into), true) != R.PLACED) return false;
+    if (G.refusal(merged, m, true) != R.PLACED) return false;
     G.addLoad(merged, m);
   }
   return true;

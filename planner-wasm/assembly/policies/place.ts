@@ -1,12 +1,12 @@
 /** What every policy shares: keeping a running job where it is and giving a job a free place of its own. */
 import { f64At, i32At } from "../arena";
 import { bestFree, freeProfile } from "../free";
-import { Group, groupAt, headOf, openGroup, refusal, settleMember } from "../groups";
+import { Group, groupAt, headOf, openGroup, refusal, settleMember, windowMemory } from "../groups";
 import * as L from "../layout";
 import { profileOf } from "../profiles";
 import * as R from "../reason";
 import { aloneBytes, columns } from "../work";
-import { bestWindow, isWindow, windowMemory, windowProfile } from "../windows";
+import { bestWindow, isWindow, windowProfile } from "../windows";
 
 /**
  * The group on which a running job may stay, opened when its devices are free; -1 when it has to look for a place.
@@ -27,18 +27,28 @@ export function stayingPlace(job: i32, shared: bool, bounded: bool): i32 {
     openGroup(device, profile, base, span);
     return device;
   }
-  if (!shared || span != 1 || headOf(device) != device) return -1;
+  if (!shared || headOf(device) != device) return -1;
   const group: Group = groupAt(device);
-  if (group.span != 1 || group.base != base) return -1;
-  return refusal(group, job, f64At(L.memoryBytes, device), bounded) == R.PLACED ? device : -1;
+  if (group.span != span || group.base != base) return -1;
+  return refusal(group, job, bounded) == R.PLACED ? device : -1;
+}
+
+/** The profile on which `bestPlace` found its devices. */
+export let placeProfile: i32 = -1;
+
+/** First of the best free devices for a job and its gang, or -1. */
+export function bestPlace(job: i32): i32 {
+  const single = i32At(L.jobGang, job) == 1;
+  const device = single ? bestFree(job) : bestWindow(job, 0, 0);
+  placeProfile = single ? freeProfile : windowProfile;
+  return device;
 }
 
 /** Settles a job alone on the best free devices; false when there are none. */
 export function placeAlone(job: i32): bool {
-  const span = i32At(L.jobGang, job);
-  const device = span == 1 ? bestFree(job) : bestWindow(job, 0, 0);
+  const device = bestPlace(job);
   if (device == -1) return false;
-  openGroup(device, span == 1 ? freeProfile : windowProfile, i32At(L.jobBase, job), span);
+  openGroup(device, placeProfile, i32At(L.jobBase, job), i32At(L.jobGang, job));
   settleMember(device, job);
   return true;
 }

@@ -1,14 +1,13 @@
-/** Groups that others may join: per base, by the tokens that a step still has room for. */
+/** Groups that others may join: per family, by the tokens that a step still has room for. */
 import { f64At, i32At, setI32, takeI32 } from "../arena";
+import { familyOfJob, mostFamilies } from "../families";
 import { rewindFree } from "../free";
 import * as G from "../groups";
-import { heapSize, heapTop, keyOf, push, remove, resetHeaps } from "../heap";
+import { heapTop, keyOf, push, remove, resetHeaps } from "../heap";
 import * as L from "../layout";
-import { baseCount } from "../profiles";
 import * as R from "../reason";
 import { forgetWindows } from "../windows";
 import * as W from "../work";
-import * as Q from "./queue";
 
 /** Groups asked per question, most room first. */
 export const JOIN_PROBES: i32 = 8;
@@ -20,38 +19,30 @@ export let members: usize = 0;
 export function resetRooms(): void {
   probed = takeI32(JOIN_PROBES);
   members = takeI32(L.jobCount);
-  const perBase = takeI32(baseCount());
-  for (let i = 0; i < Q.queueLength; i++) {
-    const base = i32At(L.jobBase, i32At(Q.queue, i));
-    setI32(perBase, base, i32At(perBase, base) + 1);
-  }
-  const spare = L.jobCount - L.jobRows;
-  for (let b = 0; b < baseCount(); b++) setI32(perBase, b, min(i32At(perBase, b) + spare, L.deviceCount));
-  resetHeaps(baseCount(), perBase);
+  resetHeaps(mostFamilies);
 }
 
 export function offer(device: i32): void {
   const group = G.groupAt(device);
-  if (group.span == 1) push(group.base, device, G.stepBudget(group.profile) - group.tokens);
+  push(group.family, device, G.stepBudget(group.profile) - group.tokens);
 }
 
 export function withdraw(device: i32): void {
-  const group = G.groupAt(device);
-  if (group.span == 1) remove(group.base, device);
+  remove(G.groupAt(device).family, device);
 }
 
 /** PLACED, or why the group with the most room refused. */
 export function join(job: i32): i32 {
-  const base = i32At(L.jobBase, job);
-  if (heapSize(base) == 0) return R.NO_DEVICE;
-  if (keyOf(heapTop(base)) < f64At(W.tokens, job)) return R.TOKEN_BUDGET;
+  const family = familyOfJob(job);
+  if (heapTop(family) == -1) return R.NO_DEVICE;
+  if (keyOf(heapTop(family)) < f64At(W.tokens, job)) return R.TOKEN_BUDGET;
   let reason = R.PLACED;
   let refused = 0;
   let found = -1;
-  while (refused < JOIN_PROBES && heapSize(base) > 0) {
-    const device = heapTop(base);
-    const answer = G.refusal(G.groupAt(device), job, f64At(L.memoryBytes, device), true);
-    remove(base, device);
+  while (refused < JOIN_PROBES && heapTop(family) != -1) {
+    const device = heapTop(family);
+    const answer = G.refusal(G.groupAt(device), job, true);
+    remove(family, device);
     if (answer == R.PLACED) {
       found = device;
       break;

@@ -1,22 +1,21 @@
 /** Splits the slowest groups over devices that nobody needed, as long as a job that moves ends sooner for it. */
 import { f64At, i32At, setI32, takeI32 } from "../arena";
 import { coldSeconds } from "../cost";
-import { bestFree, freeProfile } from "../free";
 import * as G from "../groups";
-import { heapSize, heapTop, push, remove, resetHeaps } from "../heap";
+import { heapTop, push, remove, resetHeaps } from "../heap";
 import * as L from "../layout";
 import * as R from "../reason";
 import * as W from "../work";
+import { isResident } from "../windows";
+import { bestPlace, placeProfile } from "./place";
 
 let members: usize = 0;
 
 export function spread(): void {
-  const capacity = takeI32(1);
-  setI32(capacity, 0, L.deviceCount);
-  resetHeaps(1, capacity);
+  resetHeaps(1);
   members = takeI32(L.jobCount);
   for (let v = 0; v < L.deviceCount; v++) if (G.headOf(v) == v) queueSplit(v);
-  while (heapSize(0) > 0) {
+  while (heapTop(0) != -1) {
     const device = heapTop(0);
     remove(0, device);
     const target = split(device);
@@ -28,10 +27,10 @@ export function spread(): void {
 
 function queueSplit(device: i32): void {
   const group = G.groupAt(device);
-  if (group.span == 1 && group.members > 1) push(0, device, G.groupSeconds(group));
+  if (group.members > 1) push(0, device, G.groupSeconds(group));
 }
 
-/** Moves about half of a group's tokens to a free device, newcomers before running jobs; the device, or -1. */
+/** Moves about half of a group's tokens to free devices, newcomers before running jobs; the first device, or -1. */
 function split(device: i32): i32 {
   const group = G.groupAt(device);
   const before = G.groupSeconds(group);
@@ -53,20 +52,20 @@ function split(device: i32): i32 {
       let after: f64 = 0;
       let profile = -1;
       if (at == -1) {
-        at = bestFree(job);
+        at = bestPlace(job);
         if (at == -1) continue;
-        profile = freeProfile;
+        profile = placeProfile;
         after = W.aloneSeconds(job, profile);
       } else {
         const there = G.groupAt(at);
-        if (G.refusal(there, job, f64At(L.memoryBytes, at), true) != R.PLACED) continue;
+        if (G.refusal(there, job, true) != R.PLACED) continue;
         profile = there.profile;
         after = G.secondsWith(there, job);
       }
-      let cost = i32At(L.residentBase, at) == group.base ? 0 : coldSeconds(profile);
+      let cost = isResident(at, group.span, group.base) ? 0 : coldSeconds(profile);
       if (runsHere) cost = cost + L.preemptionSeconds;
       if (!(f64At(W.stepsLeft, job) * (before - after) > cost)) continue;
-      if (target == -1) G.openGroup(at, profile, group.base, 1);
+      if (target == -1) G.openGroup(at, profile, group.base, group.span);
       target = at;
       G.settleMember(target, job);
       moved = moved + tokens;
@@ -75,7 +74,7 @@ function split(device: i32): i32 {
     }
   }
   if (target == -1) return -1;
-  G.clearGroup(group, group.profile, group.base, 1);
+  G.clearGroup(group, group.profile, group.base, group.span);
   for (let i = 0; i < count; i++) {
     const job = i32At(members, i);
     if (i32At(G.jobHead, job) == device) G.settleMember(device, job);

@@ -1,15 +1,16 @@
 /**
  * The paper's policy, with our formulas where it states none (README). Waiting jobs by urgency, then the most
  * constrained first. A job takes a free device; else it joins a group found by binary cut on the list sorted by residual;
- * else two groups merge, of one node before one rack before the cluster, and it takes the device that is left. A
- * merge must raise the joint throughput and keep every member inside its slowdown bound. Running jobs are not stopped.
+ * else two groups merge, of one node before one rack before the cluster, and it takes the devices that are left. A
+ * gang of g joins and merges groups of span g. A merge must raise the joint throughput and keep every member inside its slowdown bound. Running jobs are not stopped.
  */
 import { f64At, i32At, setF64, setI32, takeF64, takeI32 } from "../arena";
+import { anyBase, familyOfJob } from "../families";
 import * as G from "../groups";
 import * as L from "../layout";
-import { baseCount, endRow, firstRow, profileOf, rowProfile } from "../profiles";
+import { endRow, firstRow, profileOf, rowProfile } from "../profiles";
 import * as R from "../reason";
-import { deviceAt, allGroups, firstWithRoom, listGroup, resetResiduals, sizeOf, unlistGroup } from "../residuals";
+import { deviceAt, firstWithRoom, listGroup, resetResiduals, sizeOf, unlistGroup } from "../residuals";
 import { sortIndices } from "../sort";
 import * as W from "../work";
 import { accepts, mayMove, suits } from "./merge";
@@ -30,15 +31,12 @@ export function planTlora(): void {
   Q.listFeasible();
   sortByPressure();
   moving = takeI32(L.jobCount);
-  const perBase = takeI32(baseCount());
   for (let i = 0; i < Q.queueLength; i++) {
     const job = i32At(Q.queue, i);
-    const base = i32At(L.jobBase, job);
-    setI32(perBase, base, i32At(perBase, base) + 1);
     const device = stayingPlace(job, true, true);
     if (device != -1) G.settleMember(device, job);
   }
-  resetResiduals(perBase);
+  resetResiduals(Q.queue, Q.queueLength);
   for (let v = 0; v < L.deviceCount; v++) if (G.headOf(v) == v) listGroup(v);
   let looked = 0;
   for (let i = 0; i < Q.queueLength; i++) {
@@ -48,9 +46,8 @@ export function planTlora(): void {
       listGroup(i32At(G.jobHead, job));
       continue;
     }
-    const reason = i32At(L.jobGang, job) > 1 ? R.NO_DEVICE : joinByCut(job);
-    if (reason == R.PLACED) continue;
-    if (i32At(L.jobGang, job) == 1 && looked++ < MOST_WAITING && mergeFor(job)) continue;
+    const reason = joinByCut(job);
+    if (reason == R.PLACED || (looked++ < MOST_WAITING && mergeFor(job))) continue;
     setI32(G.jobReason, job, reason);
   }
 }
@@ -93,16 +90,16 @@ function groupThroughput(device: i32): f64 {
 
 /** From the first group with room for the job, each refusal halves what is left of the list to its right. */
 function joinByCut(job: i32): i32 {
-  const base = i32At(L.jobBase, job);
-  const size = sizeOf(base);
+  const family = familyOfJob(job);
+  const size = sizeOf(family);
   if (size == 0) return R.NO_DEVICE;
   let reason = R.TOKEN_BUDGET;
   let first = true;
-  let at = firstWithRoom(base, f64At(W.tokens, job), -1);
+  let at = firstWithRoom(family, f64At(W.tokens, job), -1);
   while (at < size) {
-    const device = deviceAt(base, at);
+    const device = deviceAt(family, at);
     const group = G.groupAt(device);
-    let answer = G.refusal(group, job, f64At(L.memoryBytes, device), true);
+    let answer = G.refusal(group, job, true);
     if (answer == R.PLACED) {
       const joint = (group.tokens + f64At(W.tokens, job)) / G.secondsWith(group, job);
       if (joint > groupThroughput(device)) {
@@ -121,18 +118,20 @@ function joinByCut(job: i32): i32 {
 }
 
 function mergeFor(job: i32): bool {
+  const span = i32At(L.jobGang, job);
+  const givers = anyBase(span);
   for (let tier = NODE; tier <= CLUSTER; tier++) {
-    const size = sizeOf(allGroups());
+    const size = sizeOf(givers);
     let probes = 0;
     for (let i = size - 1; i >= 0 && probes < GIVING_PROBES; i--) {
-      const from = deviceAt(allGroups(), i);
+      const from = deviceAt(givers, i);
       if (!mayMove(from) || !suits(job, from)) continue;
       probes++;
       const into = partnerOf(from, job, tier);
       if (into == -1) continue;
       merge(from, into);
       const base = i32At(L.jobBase, job);
-      G.openGroup(from, profileOf(base, i32At(L.deviceKind, from)), base, 1);
+      G.openGroup(from, profileOf(base, i32At(L.deviceKind, from)), base, span);
       G.settleMember(from, job);
       listGroup(from);
       return true;
@@ -149,14 +148,14 @@ function inTier(a: i32, b: i32, tier: i32): bool {
 /** The group that takes in all members of `from`, by binary cut among those of its tier, or -1. */
 function partnerOf(from: i32, job: i32, tier: i32): i32 {
   const giver = G.groupAt(from);
-  const size = sizeOf(giver.base);
+  const size = sizeOf(giver.family);
   const profile = profileOf(i32At(L.jobBase, job), i32At(L.deviceKind, from));
   const own = f64At(W.tokens, job) / W.aloneSeconds(job, profile);
-  let at = firstWithRoom(giver.base, giver.tokens, -1);
+  let at = firstWithRoom(giver.family, giver.tokens, -1);
   while (at < size) {
     const end = min(size, at + TIER_PROBES);
     for (let i = at; i < end; i++) {
-      const into = deviceAt(giver.base, i);
+      const into = deviceAt(giver.family, i);
       if (into == from || !inTier(from, into, tier)) continue;
       if (accepts(from, into)) {
         const merged = G.trialGroup();

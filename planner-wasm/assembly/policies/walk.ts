@@ -1,6 +1,6 @@
 /**
- * One walk over the queue: a job stays where it runs, else joins the open group of its base with the most room, else
- * takes a free device, else the place of running jobs whose turn has not come and that cost less than its budget.
+ * One walk over the queue: a job stays where it runs, else joins the open group of its family with the most room,
+ * else takes free devices, else the place of running jobs whose turn has not come and that cost less than its budget.
  */
 import { f64At, i32At, setI32, takeI32 } from "../arena";
 import { addClaim, claimBefore, dropClaim, hasClaim, lastClaim, resetClaims } from "../claims";
@@ -52,7 +52,7 @@ export function walkJob(job: i32): bool {
     dropClaim(job);
     return true;
   }
-  return i32At(L.jobGang, job) > 1 ? placeGang(job) : placeSingle(job);
+  return place(job);
 }
 
 function claimPlaces(): void {
@@ -67,15 +67,15 @@ function claimPlaces(): void {
   for (let v = 0; v < L.deviceCount; v++) if (G.headOf(v) == v) offer(v);
 }
 
-function placeSingle(job: i32): bool {
+function place(job: i32): bool {
   const reason = sharing ? join(job) : R.NO_DEVICE;
   if (reason == R.PLACED) return true;
   if (placeAlone(job)) {
     offer(i32At(G.jobHead, job));
     return true;
   }
-  if (stopping && takePlace(job, f64At(budget, job), TAKE_PROBES)) return true;
-  if (isForced(job) && takePlace(job, Infinity, L.jobCount)) return true;
+  if (stopping && takePlaces(job, f64At(budget, job), TAKE_PROBES)) return true;
+  if (isForced(job) && takePlaces(job, Infinity, L.jobCount)) return true;
   setI32(G.jobReason, job, reason);
   return false;
 }
@@ -84,43 +84,64 @@ function isForced(job: i32): bool {
   return mustRun != 0 && i32At(mustRun, job) != 0;
 }
 
-/** Takes the place of running jobs that are together worth less than `most`, the last of the queue first. */
-function takePlace(job: i32, most: f64, mostProbes: i32): bool {
+/** Takes the place of running jobs that are together worth less than `most`. */
+function takePlaces(job: i32, most: f64, mostProbes: i32): bool {
+  const device = placeBelow(job, most, mostProbes);
+  if (i32At(L.jobGang, job) > 1) {
+    // Clearing other groups off a window may be cheaper, or all there is.
+    const first = bestWindow(job, urgency, device == -1 ? most : placeCost);
+    if (first != -1) {
+      clearFor(job, first, windowProfile);
+      return true;
+    }
+  }
+  if (device == -1) return false;
+  evictFor(device, job);
+  return true;
+}
+
+let placeCost: f64 = 0;
+
+/** Where a running job stands, the last of the queue first, whose place costs less than `most`; or -1. */
+function placeBelow(job: i32, most: f64, mostProbes: i32): i32 {
   let probes = 0;
   for (let c = lastClaim(); c != -1 && probes < mostProbes; c = claimBefore(c)) {
     probes++;
     const device = i32At(G.jobHead, c);
-    const cost = evictionCost(device, job);
-    if (cost < 0 || !(cost < most)) continue;
-    evictFor(device, job);
-    return true;
+    placeCost = evictionCost(device, job);
+    if (placeCost >= 0 && placeCost < most) return device;
   }
-  return false;
+  return -1;
+}
+
+/** Whether the job would train beside the members of a group: one base, one span. */
+function mayShare(group: G.Group, job: i32): bool {
+  return sharing && group.base == i32At(L.jobBase, job) && group.span == i32At(L.jobGang, job);
 }
 
 /**
- * Tries the job on a device in G.trialGroup(): decided members stay, then the job, then the running jobs that still
- * fit, most urgent first. Σ urgency of those that do not, or -1 when the job itself does not.
+ * Tries the job on the devices of a group in G.trialGroup(): decided members stay, then the job, then the running jobs
+ * that still fit, most urgent first. Σ urgency of those that do not, or -1 when the job itself does not. A gang is
+ * tried only beside others: windows that are cleared for it are another question.
  */
 function evictionCost(device: i32, job: i32): f64 {
   const group = G.groupAt(device);
   const base = i32At(L.jobBase, job);
+  const span = i32At(L.jobGang, job);
+  const joins = mayShare(group, job);
+  if (!joins && (span > 1 || group.settled > 0)) return -1;
   const profile = profileOf(base, i32At(L.deviceKind, device));
   if (profile == -1) return -1;
-  const joins = sharing && group.base == base && group.span == 1;
-  if (!joins && group.settled > 0) return -1;
-  const bytes = f64At(L.memoryBytes, device);
-  const trial = G.trialGroup();
-  G.clearGroup(trial, profile, base, 1);
+  const trial = G.openTrial(device, profile, base, span);
   if (joins) {
     for (let m = group.first; m != -1; m = G.nextMember(m)) if (!hasClaim(m)) G.addLoad(trial, m);
   }
-  if (G.refusal(trial, job, bytes, true) != R.PLACED) return -1;
+  if (G.refusal(trial, job, true) != R.PLACED) return -1;
   G.addLoad(trial, job);
   let cost: f64 = 0;
   for (let m = group.first; m != -1; m = G.nextMember(m)) {
     if (!hasClaim(m)) continue;
-    if (joins && G.refusal(trial, m, bytes, true) == R.PLACED) G.addLoad(trial, m);
+    if (joins && G.refusal(trial, m, true) == R.PLACED) G.addLoad(trial, m);
     else cost = cost + f64At(urgency, m);
   }
   return cost;
@@ -135,35 +156,28 @@ function evictFor(device: i32, job: i32): void {
   const group = G.groupAt(device);
   const base = i32At(L.jobBase, job);
   const profile = profileOf(base, i32At(L.deviceKind, device));
-  const joins = sharing && group.base == base && group.span == 1;
+  const joins = mayShare(group, job);
   const count = listMembers(device);
   release(device);
-  G.openGroup(device, profile, base, 1);
+  G.openGroup(device, profile, base, i32At(L.jobGang, job));
   for (let i = 0; i < count; i++) {
     const m = i32At(members, i);
     if (joins && !hasClaim(m)) G.settleMember(device, m);
     else setI32(G.jobHead, m, -1);
   }
   G.settleMember(device, job);
-  const bytes = f64At(L.memoryBytes, device);
   for (let i = 0; i < count; i++) {
     const m = i32At(members, i);
     if (!hasClaim(m)) continue;
-    if (joins && G.refusal(group, m, bytes, true) == R.PLACED) G.addMember(device, m);
+    if (joins && G.refusal(group, m, true) == R.PLACED) G.addMember(device, m);
     else evict(m);
   }
   offer(device);
 }
 
-function placeGang(job: i32): bool {
+/** Everything that stands in the window leaves for the gang. */
+function clearFor(job: i32, first: i32, profile: i32): void {
   const span = i32At(L.jobGang, job);
-  let first = bestWindow(job, stopping ? urgency : 0, stopping ? f64At(budget, job) : 0);
-  if (first == -1 && isForced(job)) first = bestWindow(job, urgency, Infinity);
-  if (first == -1) {
-    setI32(G.jobReason, job, R.NO_DEVICE);
-    return false;
-  }
-  const profile = windowProfile;
   for (let v = first; v < first + span; v++) {
     const head = G.headOf(v);
     if (head == -1) continue;
@@ -177,5 +191,5 @@ function placeGang(job: i32): bool {
   }
   G.openGroup(first, profile, i32At(L.jobBase, job), span);
   G.settleMember(first, job);
-  return true;
+  offer(first);
 }
