@@ -7,10 +7,10 @@ export async function instantiatePlanner(source: BufferSource | WebAssembly.Modu
   return plannerOf(source instanceof WebAssembly.Module ? source : await WebAssembly.compile(source));
 }
 
-/** From build/planner.wasm beside this file, in Deno and Node. `deno task build:planner` makes it. */
-export async function loadPlanner(
+/** build/planner.wasm beside this file, in Deno and Node. `deno task build:planner` makes it. */
+export async function compilePlanner(
   file: URL = new URL("./build/planner.wasm", import.meta.url),
-): Promise<IncrementalPlanner> {
+): Promise<WebAssembly.Module> {
   // Imported here so that browsers can load this file.
   const { readFile } = await import("node:fs/promises");
   let bytes: Uint8Array<ArrayBuffer>;
@@ -20,5 +20,9 @@ export async function loadPlanner(
     if ((error as { code?: string }).code !== "ENOENT") throw error;
     throw new Error("planner-wasm/build/planner.wasm is missing: run `deno task build:planner`", { cause: error });
   }
-  return instantiatePlanner(bytes);
+  return await WebAssembly.compile(bytes);
+}
+
+export async function loadPlanner(file?: URL): Promise<IncrementalPlanner> {
+  return plannerOf(await compilePlanner(file));
 }

@@ -4,6 +4,10 @@ import { resetArena, take } from "./arena";
 import { resetFree } from "./free";
 import { resetGroups } from "./groups";
 import * as L from "./layout";
+import { nanoBatches, nanoSeconds } from "./parallel/nano";
+import { controlBytes, control } from "./parallel/controller";
+import { writePlans } from "./parallel/plans";
+import * as Q from "./parallel/request";
 import { writePlan } from "./output";
 import { runPolicy } from "./policies/registry";
 import { deriveProfiles } from "./profiles";
@@ -71,4 +75,16 @@ export function deviceChanged(device: i32, available: i32): void {
 export function read(): usize {
   rewindSession();
   return writePlan();
+}
+
+export { nanoBatches, nanoSeconds, controlBytes, control };
+
+export function parallelLayoutVersion(): i32 {
+  return Q.VERSION;
+}
+
+/** Address of the ranked candidates (see parallel/plans.ts), or 1 = not this layout, 2 = a wrong length. */
+export function parallelPlans(at: usize, bytes: i32): usize {
+  const wrong = Q.bind(at, <usize>bytes);
+  return wrong != 0 ? <usize>wrong : writePlans();
 }
