@@ -27,6 +27,20 @@ Deno.test("a placed job is explained with the numbers of its group", () => {
   strictEqual(told.waitingAhead, null);
 });
 
+Deno.test("a placed job is explained with what its group leaves", () => {
+  const told = explain(snapshot, plan, 0);
+  strictEqual(told.residualTokens, 4096 - 512);
+  strictEqual(told.residualBytes, 1e9 - plan.groupMemoryBytes[0]!);
+  strictEqual(told.residualColumns, 256 - 32);
+  // Rank 4 alone has the shorter step, so its bound of 4 times is the tighter one.
+  const bound = 4 * explain(snapshot, plan, 1).aloneStepSeconds!;
+  ok(bound < 4 * told.aloneStepSeconds!);
+  ok(Math.abs(told.residualSeconds! - (bound - told.groupStepSeconds!)) < 1e-12);
+  ok(Math.abs(told.fixedShare! - 0.011 / told.groupStepSeconds!) < 1e-12);
+  // 20 · (0.01 + 1e-3) / (1e-4 + 64·1e-8 + 6·1e-7): mean length 64, mean rank 6.
+  ok(Math.abs(told.kneeTokens! - 0.22 / 1.0124e-4) < 1e-6);
+});
+
 Deno.test("a waiting job is explained alone, with the waiting jobs ahead of it", () => {
   const [sooner, later] = [explain(snapshot, plan, 2), explain(snapshot, plan, 3)];
   strictEqual(sooner.reasonName, "noDevice");
@@ -39,6 +53,12 @@ Deno.test("a job that nothing can run has no predicted numbers", () => {
   const told = explain(snapshot, plan, 4);
   strictEqual(told.reasonName, "noProfile");
   deepStrictEqual([told.aloneStepSeconds, told.groupMemoryBytes, told.urgency], [null, null, null]);
+  deepStrictEqual([told.residualTokens, told.residualSeconds, told.kneeTokens, told.fixedShare], [
+    null,
+    null,
+    null,
+    null,
+  ]);
 });
 
 Deno.test("a job that is not in the plan is refused", () => {

@@ -1,5 +1,7 @@
 /** Why a job is where it is, in numbers: what the API shows on the job. */
+import { type CurveCost, fixedSeconds, kneeTokens } from "./knee.ts";
 import { aloneSeconds, groupBytes, loadOf, stepSeconds, stepsLeft, urgencyOf } from "./model.ts";
+import { membersOf, residualOf } from "./residual.ts";
 import { type Plan, Reason, type ReasonId, type Snapshot } from "./types.ts";
 
 export type ReasonName = keyof typeof Reason;
@@ -30,6 +32,18 @@ export interface Explanation {
   readonly deviceMemoryBytes: number | null;
   readonly stripColumns: number;
   readonly maxStripColumns: number | null;
+  /**
+   * What those members leave of the token budget, of the memory, of the tightest slowdown bound (seconds per step) and
+   * of the strip columns; below 0 where they exceed it. Null when nothing can run the job.
+   */
+  readonly residualTokens: number | null;
+  readonly residualBytes: number | null;
+  readonly residualSeconds: number | null;
+  readonly residualColumns: number | null;
+  /** Tokens at which the cost curve bends for sequences and ranks like the members' (knee.ts); null also where tokens cost nothing. */
+  readonly kneeTokens: number | null;
+  /** Share of the step that is paid whatever its size: the marginal gain of throughput from one more token. */
+  readonly fixedShare: number | null;
   /** The default policy's figure; other policies do not look at it. Null when nothing can run the job. */
   readonly urgency: number | null;
   /** Waiting jobs that are more urgent; null when the job does not wait. */
@@ -69,6 +83,16 @@ function bestOption(snapshot: Snapshot, largest: Map<number, number>, job: numbe
   return best;
 }
 
+function curveOf({ profiles }: Snapshot, profile: number): CurveCost {
+  return {
+    secondsFixed: profiles.secondsFixed[profile]!,
+    secondsPerToken: profiles.secondsPerToken[profile]!,
+    secondsPerSquare: profiles.secondsPerSquare[profile]!,
+    secondsPerAdapter: profiles.secondsPerAdapter[profile]!,
+    secondsPerRankToken: profiles.secondsPerRankToken[profile]!,
+  };
+}
+
 /** Numbers behind one job of a plan made from this snapshot. */
 export function explain(snapshot: Snapshot, plan: Plan, job: number): Explanation {
   const { profiles, devices, jobs } = snapshot;
@@ -93,10 +117,14 @@ export function explain(snapshot: Snapshot, plan: Plan, job: number): Explanatio
       memoryBytes: Math.min(...devices.memoryBytes.subarray(first, first + span)),
     };
   }
-  const members = placed ? [...plan.jobGroup.keys()].filter((j) => plan.jobGroup[j] === g) : [job];
+  const members = placed ? membersOf(plan, g) : [job];
   const load = loadOf(snapshot, members);
   const alone = option ? aloneSeconds(snapshot, option.profile, job) : null;
   const seconds = option ? stepSeconds(snapshot, option.profile, load) : null;
+  const residual = option ? residualOf(snapshot, option.profile, members, option.memoryBytes) : null;
+  const curve = option ? curveOf(snapshot, option.profile) : null;
+  const mix = { length: load.squares / load.tokens, rank: load.rankTokens / load.tokens };
+  const knee = curve ? kneeTokens(curve, mix) : null;
   const worth = urgency(job);
   const ahead = (j: number) => j !== job && plan.jobGroup[j] === -1 && (urgency(j) ?? 0) > (worth ?? 0);
   return {
@@ -118,6 +146,12 @@ export function explain(snapshot: Snapshot, plan: Plan, job: number): Explanatio
     deviceMemoryBytes: option ? option.memoryBytes : null,
     stripColumns: load.columns,
     maxStripColumns: option ? profiles.maxStripColumns[option.profile]! : null,
+    residualTokens: residual ? residual.tokens : null,
+    residualBytes: residual ? residual.bytes : null,
+    residualSeconds: residual ? residual.seconds : null,
+    residualColumns: residual ? residual.columns : null,
+    kneeTokens: knee === Infinity ? null : knee,
+    fixedShare: curve && seconds ? fixedSeconds(curve) / seconds : null,
     urgency: worth,
     waitingAhead: placed ? null : [...jobs.base.keys()].filter(ahead).length,
   };

@@ -99,13 +99,16 @@ export function modelProfile(fit: ModelFit, limits: DeviceLimits): ModelProfile 
 const LEAST_MICRO_BATCHES = 4;
 const MOST_MICRO_BATCHES = 64;
 
+/** Share of a step that is fixed cost at its knee: a twentieth of what its tokens cost. */
+const KNEE_SHARE = 1 / 21;
+
 /**
- * The knee of the cost curve: the tokens at which what a step costs whatever its size is a twentieth of what its tokens cost.
- * More tokens in a step than that make every member slower for almost nothing.
+ * The knee of the cost curve, t = (1 / share - 1) * F / v: more tokens in a step than that make every member slower for almost
+ * nothing. Formula and reason are in planner-wasm/README.md, "Knee".
  */
 function tokenBudget(cost: CostCoefficients, microBatch: number): number {
   const least = LEAST_MICRO_BATCHES * microBatch;
   if (!(cost.perToken > 0)) return least;
-  const knee = 20 * (cost.fixed + cost.perAdapter) / cost.perToken;
+  const knee = (1 / KNEE_SHARE - 1) * (cost.fixed + cost.perAdapter) / cost.perToken;
   return Math.max(least, Math.min(Math.ceil(knee), MOST_MICRO_BATCHES * microBatch));
 }
