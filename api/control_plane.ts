@@ -1,6 +1,6 @@
 /** Puts the parts together over an open database and an open blob store, which stay the caller's. */
 
-import { type Planner, Policy } from "../planner-wasm/mod.ts";
+import type { Planner } from "../planner-wasm/mod.ts";
 import { bootstrap } from "./admin/bootstrap.ts";
 import { createApp } from "./app.ts";
 import type { BlobStore } from "./blobs/blob_store.ts";
@@ -12,6 +12,7 @@ import { startHousekeeping } from "./housekeeping.ts";
 import type { Clock } from "./runtime/clock.ts";
 import { type Ids, systemFraction } from "./runtime/ids.ts";
 import type { Logger } from "./runtime/logger.ts";
+import { defaultPlannerConfig, type PlannerConfig } from "./scheduler/planner_config.ts";
 import { Scheduler } from "./scheduler/scheduler.ts";
 import { schedulerTopic, Wakeups } from "./scheduler/wakeups.ts";
 import { Store } from "./store/store.ts";
@@ -27,6 +28,8 @@ export interface ControlPlaneOptions {
   adminKey?: string | undefined;
   /** null = this process serves requests only, and another one plans. */
   planner: Planner | null;
+  /** Which policy decides; the default one when absent. */
+  plannerConfig?: PlannerConfig;
   /** True when no other process can have the database open. */
   soleOwner: boolean;
 }
@@ -57,7 +60,7 @@ export async function openControlPlane(options: ControlPlaneOptions): Promise<Co
     clock,
     ids,
     log: logger,
-    policy: Policy.default,
+    config: options.plannerConfig ?? defaultPlannerConfig,
     holder: ids.next("api-"),
     takeOver: options.soleOwner,
     hostLeaseMs: hosts.limits.leaseMs,
@@ -74,6 +77,8 @@ export async function openControlPlane(options: ControlPlaneOptions): Promise<Co
     limits: options.limits ?? defaultLimits,
     wake,
     queueInfo: (jobId) => scheduler?.queueInfo(jobId) ?? null,
+    planInfo: (jobId) => scheduler?.planInfo(jobId) ?? null,
+    scheduler,
   });
   const ending = new AbortController();
   const scheduling = scheduler?.run(ending.signal);

@@ -7,6 +7,8 @@ import type { Limits } from "./limits.ts";
 import type { Clock } from "./runtime/clock.ts";
 import type { Ids } from "./runtime/ids.ts";
 import type { Logger } from "./runtime/logger.ts";
+import type { PlanInfo } from "./scheduler/plan_info.ts";
+import type { PlannerConfig } from "./scheduler/planner_config.ts";
 import type { QueueInfo } from "./scheduler/queue_info.ts";
 import type { Store } from "./store/store.ts";
 
@@ -23,4 +25,8 @@ export interface Deps {
   wake: () => void;
   /** Where a waiting job stands as of the last plan of this process; null when it does not know. */
   queueInfo: (jobId: string) => QueueInfo | null;
+  /** The numbers behind a job's place in that plan. */
+  planInfo: (jobId: string) => PlanInfo | null;
+  /** How this process plans; null when it does not. */
+  scheduler: { readonly config: PlannerConfig; readonly leads: boolean } | null;
 }

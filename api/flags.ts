@@ -1,6 +1,8 @@
 /** The command line of the control plane. */
 
 import { Command, CommanderError, InvalidArgumentError } from "commander";
+import { type PlannerOptions, Policy, type PolicyId } from "../planner-wasm/mod.ts";
+import { parsePlannerOption, parsePolicy } from "./scheduler/planner_config.ts";
 
 export interface Flags {
   host: string;
@@ -10,6 +12,8 @@ export interface Flags {
   portFile: string | undefined;
   maxFileBytes: number | undefined;
   blobQuotaBytes: number | undefined;
+  policy: PolicyId;
+  plannerOptions: Partial<PlannerOptions>;
   verbose: boolean;
 }
 
@@ -29,6 +33,17 @@ export function parseFlags(args: readonly string[]): ParsedFlags {
     .option("--kv <url>", "Deno KV to use instead of the local file, with DENO_KV_ACCESS_TOKEN", kvUrl)
     .option("--max-file-bytes <bytes>", "largest upload (default 1 GiB)", byteCount)
     .option("--blob-quota-bytes <bytes>", "limit on the sum of all blobs (default none)", byteCount)
+    .option(
+      "--policy <name>",
+      "who trains with whom is decided by: " + Object.keys(Policy).join(", ") + ' (default "default")',
+      policy,
+    )
+    .option(
+      "--planner-option <name=value>",
+      `a number of the policies, for instance preemptionSeconds=2; repeatable`,
+      plannerOption,
+      {},
+    )
     .option("--verbose", "log every request", false)
     .addHelpText(
       "after",
@@ -53,6 +68,8 @@ export function parseFlags(args: readonly string[]): ParsedFlags {
       portFile: options.portFile,
       maxFileBytes: options.maxFileBytes,
       blobQuotaBytes: options.blobQuotaBytes,
+      policy: options.policy ?? Policy.default,
+      plannerOptions: options.plannerOption,
       verbose: options.verbose,
     },
   };
@@ -70,6 +87,24 @@ function byteCount(text: string): number {
     throw new InvalidArgumentError("It must be a positive integer.");
   }
   return Number(text);
+}
+
+function policy(text: string): PolicyId {
+  return refused(() => parsePolicy(text));
+}
+
+function plannerOption(text: string, before: Partial<PlannerOptions>): Partial<PlannerOptions> {
+  return { ...before, ...refused(() => parsePlannerOption(text)) };
+}
+
+/** A rule of the planner as a rule of its flag. */
+function refused<T>(parse: () => T): T {
+  try {
+    return parse();
+  } catch (error) {
+    if (error instanceof RangeError) throw new InvalidArgumentError(error.message + ".");
+    throw error;
+  }
 }
 
 function kvUrl(text: string): string {

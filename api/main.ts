@@ -66,6 +66,7 @@ async function main(args: readonly string[]): Promise<number> {
     limits,
     adminKey,
     planner,
+    plannerConfig: { policy: flags.policy, options: flags.plannerOptions },
     soleOwner: flags.kv === undefined,
   });
 

@@ -191,6 +191,7 @@ Deno.test("jobs: create, list with auto-pagination, retrieve, cancel, pause, res
         progress: { step: 0, total_steps: null, trained_tokens: 0 },
         dataset: null,
         queue: { position: 1, waiting: 1, reason: null, message: null },
+        plan: null,
       } as unknown,
     );
 

@@ -1,5 +1,5 @@
 import { deepStrictEqual, ok, strictEqual, throws } from "node:assert/strict";
-import { explain, loadPlanner } from "./mod.ts";
+import { explain, explainIndex, loadPlanner } from "./mod.ts";
 import { snapshotOf } from "./testing/build.ts";
 
 const planner = await loadPlanner();
@@ -59,6 +59,11 @@ Deno.test("a job that nothing can run has no predicted numbers", () => {
     null,
     null,
   ]);
+});
+
+Deno.test("an index made once gives every job the same explanation", () => {
+  const index = explainIndex(snapshot, plan);
+  for (let job = 0; job < 5; job++) deepStrictEqual(explain(snapshot, plan, job, index), explain(snapshot, plan, job));
 });
 
 Deno.test("a job that is not in the plan is refused", () => {

@@ -1,7 +1,7 @@
 /** Why a job is where it is, in numbers: what the API shows on the job. */
 import { type CurveCost, fixedSeconds, kneeTokens } from "./knee.ts";
 import { aloneSeconds, groupBytes, loadOf, stepSeconds, stepsLeft, urgencyOf } from "./model.ts";
-import { membersOf, residualOf } from "./residual.ts";
+import { residualOf } from "./residual.ts";
 import { type Plan, Reason, type ReasonId, type Snapshot } from "./types.ts";
 
 export type ReasonName = keyof typeof Reason;
@@ -93,8 +93,50 @@ function curveOf({ profiles }: Snapshot, profile: number): CurveCost {
   };
 }
 
+/** What `explain` would look up among all jobs anew for each of them. */
+export interface ExplainIndex {
+  /** Per group: its members. */
+  readonly members: readonly (readonly number[])[];
+  /** Urgencies of the waiting jobs, ascending. */
+  readonly waiting: Float64Array;
+}
+
+/** For asking about many jobs of one plan: one pass over all jobs, after which a job costs microseconds. */
+export function explainIndex(snapshot: Snapshot, plan: Plan): ExplainIndex {
+  const largest = largestByKind(snapshot);
+  const members: number[][] = Array.from(plan.groupBase, () => []);
+  const waiting: number[] = [];
+  plan.jobGroup.forEach((g, j) => {
+    if (g === -1) waiting.push(aloneUrgency(snapshot, largest, j) ?? 0);
+    else members[g]!.push(j);
+  });
+  return { members, waiting: Float64Array.from(waiting).sort() };
+}
+
+function aloneUrgency(snapshot: Snapshot, largest: Map<number, number>, job: number): number | null {
+  const best = bestOption(snapshot, largest, job);
+  return best ? urgencyOf(snapshot, job, aloneSeconds(snapshot, best.profile, job)) : null;
+}
+
+/** How many of the ascending values are larger. */
+function above(sorted: Float64Array, value: number): number {
+  let low = 0;
+  let high = sorted.length;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if (sorted[middle]! > value) high = middle;
+    else low = middle + 1;
+  }
+  return sorted.length - low;
+}
+
 /** Numbers behind one job of a plan made from this snapshot. */
-export function explain(snapshot: Snapshot, plan: Plan, job: number): Explanation {
+export function explain(
+  snapshot: Snapshot,
+  plan: Plan,
+  job: number,
+  index: ExplainIndex = explainIndex(snapshot, plan),
+): Explanation {
   const { profiles, devices, jobs } = snapshot;
   if (!Number.isInteger(job) || job < 0 || job >= plan.jobGroup.length) {
     throw new RangeError(`job must be an index below ${plan.jobGroup.length}, got ${job}`);
@@ -105,10 +147,6 @@ export function explain(snapshot: Snapshot, plan: Plan, job: number): Explanatio
   const first = placed ? plan.groupDevice[g]! : null;
   const span = placed ? plan.groupDevices[g]! : jobs.gang[job]!;
   const largest = largestByKind(snapshot);
-  const urgency = (j: number) => {
-    const best = bestOption(snapshot, largest, j);
-    return best ? urgencyOf(snapshot, j, aloneSeconds(snapshot, best.profile, j)) : null;
-  };
   let option = placed ? undefined : bestOption(snapshot, largest, job);
   if (first !== null) {
     const kind = devices.kind[first];
@@ -117,7 +155,7 @@ export function explain(snapshot: Snapshot, plan: Plan, job: number): Explanatio
       memoryBytes: Math.min(...devices.memoryBytes.subarray(first, first + span)),
     };
   }
-  const members = placed ? membersOf(plan, g) : [job];
+  const members = placed ? index.members[g]! : [job];
   const load = loadOf(snapshot, members);
   const alone = option ? aloneSeconds(snapshot, option.profile, job) : null;
   const seconds = option ? stepSeconds(snapshot, option.profile, load) : null;
@@ -125,8 +163,7 @@ export function explain(snapshot: Snapshot, plan: Plan, job: number): Explanatio
   const curve = option ? curveOf(snapshot, option.profile) : null;
   const mix = { length: load.squares / load.tokens, rank: load.rankTokens / load.tokens };
   const knee = curve ? kneeTokens(curve, mix) : null;
-  const worth = urgency(job);
-  const ahead = (j: number) => j !== job && plan.jobGroup[j] === -1 && (urgency(j) ?? 0) > (worth ?? 0);
+  const worth = aloneUrgency(snapshot, largest, job);
   return {
     job,
     reason,
@@ -153,6 +190,6 @@ export function explain(snapshot: Snapshot, plan: Plan, job: number): Explanatio
     kneeTokens: knee === Infinity ? null : knee,
     fixedShare: curve && seconds ? fixedSeconds(curve) / seconds : null,
     urgency: worth,
-    waitingAhead: placed ? null : [...jobs.base.keys()].filter(ahead).length,
+    waitingAhead: placed ? null : above(index.waiting, worth ?? 0),
   };
 }

@@ -108,12 +108,15 @@ export const OPTIONS: readonly OptionRule[] = [
   option("tenantShare", 0.5, 0, 1),
 ];
 
+const DEFAULTS = Object.fromEntries(OPTIONS.map(({ name, value }) => [name, value])) as unknown as PlannerOptions;
+
 /** All options of a snapshot, defaults filled in. */
 export function optionsOf(snapshot: Snapshot): PlannerOptions {
-  const given = snapshot.options ?? {};
-  return Object.fromEntries(
-    OPTIONS.map(({ name, value }) => [name, given[name] ?? value]),
-  ) as unknown as PlannerOptions;
+  const given = snapshot.options;
+  if (given === undefined) return DEFAULTS;
+  const options: Record<keyof PlannerOptions, number> = { ...DEFAULTS };
+  for (const { name } of OPTIONS) options[name] = given[name] ?? options[name];
+  return options;
 }
 
 /** Most rows of one table: what 32-bit memory holds with room to spare. */

@@ -1,7 +1,7 @@
 /** The planner room's one entry point. */
 export * from "./types.ts";
 export { decodeSnapshot, encodeSnapshot } from "./codec.ts";
-export { explain, type Explanation, type ReasonName } from "./explain.ts";
+export { explain, type ExplainIndex, explainIndex, type Explanation, type ReasonName } from "./explain.ts";
 export {
   type BenchRow,
   benchStep,

@@ -2,12 +2,14 @@
 
 import type { Deps } from "../deps.ts";
 import type { QueueInfo } from "../scheduler/queue_info.ts";
-import type { JobRow } from "../store/types.ts";
+import type { JobRow, JobState } from "../store/types.ts";
 import type { JobContext } from "./render_job.ts";
+
+const planned: ReadonlySet<JobState> = new Set(["queued", "running", "releasing"]);
 
 /** For many jobs at once, so that a page of them reads the queue once. */
 export async function jobContexts(
-  { store, clock, queueInfo }: Pick<Deps, "store" | "clock" | "queueInfo">,
+  { store, clock, queueInfo, planInfo }: Pick<Deps, "store" | "clock" | "queueInfo" | "planInfo">,
   rows: readonly JobRow[],
 ): Promise<JobContext[]> {
   const now = clock();
@@ -19,6 +21,7 @@ export async function jobContexts(
   return await Promise.all(rows.map(async (row) => ({
     now,
     queue: row.state === "queued" ? explained(queueInfo(row.id)) ?? place(row, waiting) : null,
+    plan: planned.has(row.state) ? planInfo(row.id) : null,
     stepSeconds: row.state === "running" && row.lastStep > 0
       ? (await store.jobs.getStep(row.id, row.lastStep))?.step_seconds ?? null
       : null,

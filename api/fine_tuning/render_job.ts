@@ -5,7 +5,9 @@ import { publicStatus } from "../jobs/states.ts";
 import { unixSeconds } from "../runtime/clock.ts";
 import { loraSpec, trainingSpec } from "../schema/job_spec.ts";
 import { isTerminal } from "../store/jobs.ts";
+import type { PlanInfo } from "../scheduler/plan_info.ts";
 import type { JobRow } from "../store/types.ts";
+import { planSchema, renderPlan } from "./render_plan.ts";
 import { baseLearningRate } from "./resolve.ts";
 
 export const statuses = [
@@ -70,12 +72,18 @@ export const jobSchema = z.object({
   }).nullable().openapi({
     description: "null when the job does not wait.",
   }),
+  plan: planSchema.nullable().openapi({
+    description:
+      "Why it is where it is, in the planner's numbers as of the last plan; null when the job neither waits nor runs, " +
+      "before its first plan, and where another process plans.",
+  }),
 }).openapi("FineTuningJob");
 
 export interface JobContext {
   /** Wall-clock seconds of the job's last step; null before the first. */
   stepSeconds: number | null;
   queue: z.infer<typeof jobSchema>["queue"];
+  plan: PlanInfo | null;
   now: number;
 }
 
@@ -122,6 +130,7 @@ export function renderJob(row: JobRow, context: JobContext): z.infer<typeof jobS
       baseline: row.prepared.baseline === null ? null : { ...row.prepared.baseline },
     },
     queue: context.queue,
+    plan: context.plan === null ? null : renderPlan(context.plan),
   };
 }
 

@@ -1,10 +1,12 @@
 /** GET /v1/hosts: the fleet as operators see it. */
 
 import { z } from "@hono/zod-openapi";
+import { OPTIONS } from "../../planner-wasm/mod.ts";
 import type { Deps } from "../deps.ts";
 import { addEndpoint } from "../http/endpoint.ts";
 import type { Api } from "../http/env.ts";
 import { unixSeconds } from "../runtime/clock.ts";
+import { policyName } from "../scheduler/planner_config.ts";
 import { device } from "../schema/sync.ts";
 
 const hostSchema = z.object({
@@ -22,7 +24,13 @@ const hostSchema = z.object({
   build_id: z.string(),
 }).openapi("Host");
 
-export function addHostListRoute(api: Api, { store }: Pick<Deps, "store">): void {
+const schedulerSchema = z.object({
+  policy: z.string(),
+  options: z.record(z.string(), z.number()).openapi({ description: "All of the planner's, defaults filled in." }),
+  leads: z.boolean().openapi({ description: "false while another process plans." }),
+}).openapi("Scheduler");
+
+export function addHostListRoute(api: Api, { store, scheduler }: Pick<Deps, "store" | "scheduler">): void {
   addEndpoint(api, {
     method: "get",
     path: "/v1/hosts",
@@ -30,7 +38,13 @@ export function addHostListRoute(api: Api, { store }: Pick<Deps, "store">): void
     scope: "admin",
     summary: "List GPU hosts",
     answer: {
-      schema: z.object({ object: z.literal("list"), data: z.array(hostSchema) }),
+      schema: z.object({
+        object: z.literal("list"),
+        data: z.array(hostSchema),
+        scheduler: schedulerSchema.nullable().openapi({
+          description: "How this process plans; null when it does not.",
+        }),
+      }),
       description: "All that have ever registered.",
     },
     handler: async (c) => {
@@ -57,7 +71,12 @@ export function addHostListRoute(api: Api, { store }: Pick<Deps, "store">): void
           };
         }),
       );
-      return c.json({ object: "list", data });
+      return c.json({ object: "list", data, scheduler: scheduler === null ? null : renderScheduler(scheduler) });
     },
   });
+}
+
+function renderScheduler({ config, leads }: NonNullable<Deps["scheduler"]>): z.infer<typeof schedulerSchema> {
+  const options = Object.fromEntries(OPTIONS.map(({ name, value }) => [name, config.options[name] ?? value]));
+  return { policy: policyName(config.policy), options, leads };
 }

@@ -5,6 +5,7 @@ import { JobService } from "../jobs/service.ts";
 import { silentLogger } from "../runtime/logger.ts";
 import type { RegisterRequest, Report, SyncResponse } from "../schema/sync.ts";
 import { blob, newJob, openTestStore, type TestStore } from "../store/testing.ts";
+import { defaultPlannerConfig, type PlannerConfig } from "./planner_config.ts";
 import { Scheduler } from "./scheduler.ts";
 import { offeredModel, registration } from "./testing.ts";
 import { schedulerTopic, Wakeups } from "./wakeups.ts";
@@ -13,7 +14,7 @@ const leaseMs = 30_000;
 const planner = await loadPlanner();
 
 /** One process of the control plane over the test's database. */
-function start({ again, clock, ids }: TestStore, holder = "a", takeOver = true) {
+function start({ again, clock, ids }: TestStore, holder = "a", takeOver = true, config = defaultPlannerConfig) {
   const store = again();
   const wakeups = new Wakeups();
   const blobs = { exists: () => Promise.resolve(true), put: () => Promise.resolve(blob("c")) };
@@ -27,7 +28,7 @@ function start({ again, clock, ids }: TestStore, holder = "a", takeOver = true) 
     clock,
     ids,
     log: silentLogger,
-    policy: Policy.default,
+    config,
     holder,
     takeOver,
     hostLeaseMs: leaseMs,
@@ -301,4 +302,61 @@ schedulerTest("jobs spread over devices, each desired once", async (test) => {
   ok(desired.engines.every((engine) => engine.jobs.length > 0), "both devices work");
   const members = desired.engines.flatMap((engine) => engine.jobs.map((job) => job.job_id));
   deepStrictEqual([members.length, new Set(members).size], [6, 6]);
+});
+
+/** A long job, then a short one, on one device; where each is after a pass, and the newest decision's snapshot. */
+async function longThenShort(test: TestStore, config: PlannerConfig) {
+  const { jobs, hosts, scheduler, sync, store } = start(test, "a", true, config);
+  const { host_epoch } = await hosts.register(registration());
+  const { spec } = newJob();
+  const epochs = (n_epochs: number) => newJob({ spec: { ...spec, training: { ...spec.training, n_epochs } } });
+  const long = (await jobs.create(epochs(40))).row.id;
+  await scheduler.tick();
+  await sync(host_epoch);
+  test.clock.now += 1_000;
+  const short = (await jobs.create(epochs(1))).row.id;
+  await scheduler.tick();
+  await sync(host_epoch);
+  const states = await Promise.all([long, short].map(async (id) => (await store.jobs.get(id))?.state));
+  const [decision] = await store.scheduling.listDecisions(1);
+  return { states, snapshot: planner.decode(decision?.snapshot ?? new Uint8Array()), scheduler, long, short };
+}
+
+schedulerTest("default trains two jobs together", async (test) => {
+  const { states, snapshot, scheduler, short } = await longThenShort(test, defaultPlannerConfig);
+  deepStrictEqual(states, ["running", "running"]);
+  deepStrictEqual([snapshot.policy, snapshot.options], [Policy.default, undefined]);
+  strictEqual(scheduler.planInfo(short)?.members.length, 2);
+});
+
+schedulerTest("fifo lets the second wait for the first", async (test) => {
+  const { states, snapshot, scheduler, short } = await longThenShort(test, { policy: Policy.fifo, options: {} });
+  deepStrictEqual(states, ["running", "queued"]);
+  strictEqual(snapshot.policy, Policy.fifo);
+  strictEqual(scheduler.queueInfo(short)?.reason, "no_device");
+});
+
+schedulerTest("srtf stops the long one for the short one", async (test) => {
+  const { states } = await longThenShort(test, { policy: Policy.srtf, options: {} });
+  deepStrictEqual(states, ["releasing", "queued"]);
+});
+
+schedulerTest("an option of the planner is obeyed, and stored with the decision", async (test) => {
+  const options = { allowGrouping: 0, allowPreemption: 0 };
+  const { states, snapshot } = await longThenShort(test, { policy: Policy.default, options });
+  deepStrictEqual(states, ["running", "queued"]);
+  deepStrictEqual([snapshot.options?.allowGrouping, snapshot.options?.allowPreemption], [0, 0]);
+});
+
+schedulerTest("the numbers behind a job are those of its group, or of the job alone while it waits", async (test) => {
+  const { scheduler, long, short } = await longThenShort(test, { policy: Policy.fifo, options: {} });
+  const [runs, waits] = [scheduler.planInfo(long), scheduler.planInfo(short)];
+  ok(runs !== null && waits !== null);
+  deepStrictEqual([runs.reasonName, runs.members.length, runs.waitingAhead, runs.slowdown], ["placed", 1, null, 1]);
+  deepStrictEqual([waits.reasonName, waits.group, waits.waitingAhead], ["noDevice", null, 0]);
+  // 0.05 s and 0.001 s per token: 2 examples of 116 tokens, 5 steps of one epoch.
+  ok(Math.abs((waits.aloneStepSeconds ?? 0) - 0.282) < 1e-12 && Math.abs((waits.secondsLeft ?? 0) - 1.41) < 1e-12);
+  strictEqual(scheduler.planInfo("ftjob-unknown"), null);
+  await scheduler.resign();
+  strictEqual(scheduler.planInfo(long), null, "who does not lead does not know");
 });

@@ -1,7 +1,7 @@
 /** The loop: rows in, plan, rows out. One leader; every write is checked against its fence. */
 
 import { createHash } from "node:crypto";
-import type { Planner, PolicyId } from "../../planner-wasm/mod.ts";
+import type { Planner } from "../../planner-wasm/mod.ts";
 import { Reason } from "../../planner-wasm/mod.ts";
 import type { BlobStore } from "../blobs/blob_store.ts";
 import { JobDraft } from "../jobs/draft.ts";
@@ -18,6 +18,8 @@ import type { HostRow, JobRow } from "../store/types.ts";
 import { type Actions, actionsOf } from "./actions.ts";
 import { desiredEngines, fetchesFor } from "./desired.ts";
 import { type Fleet, type HostView, orphaned } from "./fleet.ts";
+import { LastPlan, type PlanInfo } from "./plan_info.ts";
+import { type PlannerConfig, policyName } from "./planner_config.ts";
 import { type QueueInfo, queueInfos } from "./queue_info.ts";
 import { buildScene, type Scene } from "./snapshot.ts";
 import { hostTopic, schedulerTopic, type Wakeups } from "./wakeups.ts";
@@ -30,7 +32,7 @@ export interface SchedulerOptions {
   readonly clock: Clock;
   readonly ids: Ids;
   readonly log: Logger;
-  readonly policy: PolicyId;
+  readonly config: PlannerConfig;
   /** Names this process among those that may lead. */
   readonly holder: string;
   /** True when no other process can be alive: this one owns the database file. A restart then waits for no lease. */
@@ -56,6 +58,7 @@ export class Scheduler {
   #graceFrom = 0;
   #firstLead = true;
   #queue: ReadonlyMap<string, QueueInfo> = new Map();
+  #last: LastPlan | null = null;
 
   constructor(options: SchedulerOptions) {
     this.#o = options;
@@ -65,6 +68,15 @@ export class Scheduler {
   /** Where a waiting job stands as of the last plan of this process; null when it does not wait or another process leads. */
   queueInfo(jobId: string): QueueInfo | null {
     return this.#queue.get(jobId) ?? null;
+  }
+
+  /** The numbers behind a job as of the last plan of this process; null when that plan left it out or another process leads. */
+  planInfo(jobId: string): PlanInfo | null {
+    return this.#last?.info(jobId) ?? null;
+  }
+
+  get config(): PlannerConfig {
+    return this.#o.config;
   }
 
   get leads(): boolean {
@@ -91,10 +103,16 @@ export class Scheduler {
     await this.resign();
   }
 
-  async resign(): Promise<void> {
-    const leadership = this.#leadership;
+  /** Another process leads: what this one last planned is no longer the truth. */
+  #forget(): void {
     this.#leadership = null;
     this.#queue = new Map();
+    this.#last = null;
+  }
+
+  async resign(): Promise<void> {
+    const leadership = this.#leadership;
+    this.#forget();
     if (leadership !== null) await this.#o.store.scheduling.resign(this.#o.holder, leadership);
   }
 
@@ -120,7 +138,7 @@ export class Scheduler {
       jobs,
       tenantWeights: new Map((await store.accounts.listTenants()).map((tenant) => [tenant.id, tenant.weight])),
     };
-    const scene = buildScene(fleet, this.#o.policy);
+    const scene = buildScene(fleet, this.#o.config);
     const plan = this.#o.planner.plan(scene.snapshot);
     const actions = actionsOf(fleet, scene, plan);
     const after = new Map(jobs.map((entry) => [entry.value.id, entry.value]));
@@ -129,6 +147,7 @@ export class Scheduler {
     await this.#publish(fleet, [...after.values()], actions, wanted, leadership);
     if (actions.assign.length + actions.release.length > 0) await this.#record(scene, actions, leadership);
     this.#queue = queueInfos(fleet, scene, plan, actions);
+    this.#last = new LastPlan(scene, plan, fleet.now);
     return overtaken ? clock() : Math.min(...deadlines);
   }
 
@@ -139,8 +158,7 @@ export class Scheduler {
         return { leadership: this.#leadership };
       }
       log("warn", "Another scheduler leads now", { epoch: this.#leadership.epoch });
-      this.#leadership = null;
-      this.#queue = new Map();
+      this.#forget();
     }
     // Only at start: two processes that each believed to be alone would else take turns.
     const lead = await store.scheduling.lead(holder, this.#leaderLeaseMs, takeOver && this.#firstLead);
@@ -148,7 +166,8 @@ export class Scheduler {
     this.#firstLead = false;
     this.#leadership = lead.leadership;
     this.#graceFrom = clock();
-    log("info", "This scheduler leads", { epoch: lead.leadership.epoch });
+    const { policy, options } = this.#o.config;
+    log("info", "This scheduler leads", { epoch: lead.leadership.epoch, policy: policyName(policy), ...options });
     return lead;
   }
 

@@ -1,10 +1,11 @@
 import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
-import { Policy, validateSnapshot } from "../../planner-wasm/mod.ts";
+import { validateSnapshot } from "../../planner-wasm/mod.ts";
 import type { JobRow } from "../store/types.ts";
 import { newJob } from "../store/testing.ts";
 import { adapterParameters } from "./adapter_parameters.ts";
 import { desiredEngines } from "./desired.ts";
 import type { Fleet, HostView } from "./fleet.ts";
+import { defaultPlannerConfig } from "./planner_config.ts";
 import { buildScene } from "./snapshot.ts";
 import { offeredModel, registration } from "./testing.ts";
 import { workloadOf } from "./workload.ts";
@@ -87,7 +88,7 @@ Deno.test("a scene holds the jobs that may be placed and those that run, and pas
     job("j4", { state: "cancelled", assignment: { ...held("host-a"), release: { mode: "discard", deadline: now } } }),
     job("j5", { spec: { ...newJob().spec, model: "absent" } }),
   ];
-  const scene = buildScene(fleet([hostView("a"), hostView("b", { draining: true })], jobs), Policy.default);
+  const scene = buildScene(fleet([hostView("a"), hostView("b", { draining: true })], jobs), defaultPlannerConfig);
   validateSnapshot(scene.snapshot);
   deepStrictEqual(scene.jobs.map((each) => each.id), ["j0", "j1", "j5"]);
   deepStrictEqual(scene.bases, ["absent", "base"]);
@@ -110,7 +111,7 @@ Deno.test("a device with other measurements, or without the model, is of another
   ok(offer !== undefined && profile !== undefined);
   const slow = { ...offer, profiles: { "0": { ...profile, seconds_per_token: 1 } } };
   const hosts = [hostView("a"), { ...hostView("b"), offers: [slow] }, { ...hostView("c"), offers: [] }];
-  const { snapshot } = buildScene(fleet(hosts, [job("j")]), Policy.default);
+  const { snapshot } = buildScene(fleet(hosts, [job("j")]), defaultPlannerConfig);
   deepStrictEqual([...snapshot.devices.kind], [0, 1, 2]);
   deepStrictEqual([...snapshot.profiles.deviceKind], [0, 1]);
 });
@@ -125,7 +126,7 @@ Deno.test("an unmeasured profile and a clock set back still make a legal snapsho
   const jobs = [
     job("j", { createdAt: now + 9e9, notBefore: now + 9e9, scheduling: { priority: 1e9, maxSlowdown: 0 } }),
   ];
-  const scene = buildScene(fleet([host], jobs), Policy.default);
+  const scene = buildScene(fleet([host], jobs), defaultPlannerConfig);
   validateSnapshot(scene.snapshot);
   strictEqual(scene.jobs.length, 1, "no backoff reaches months ahead");
 });

@@ -1,11 +1,12 @@
 /** Rows -> the planner's snapshot. Pure. */
 
-import type { PolicyId, Snapshot } from "../../planner-wasm/mod.ts";
+import type { Snapshot } from "../../planner-wasm/mod.ts";
 import type { Device, ModelProfile, OfferedModel } from "../schema/sync.ts";
 import { resumeStep } from "../store/jobs.ts";
 import type { JobRow } from "../store/types.ts";
 import { adapterParameters } from "./adapter_parameters.ts";
 import { type Fleet, type HostView, placed, waiting } from "./fleet.ts";
+import type { PlannerConfig } from "./planner_config.ts";
 import { type Workload, workloadOf } from "./workload.ts";
 
 export interface DeviceSlot {
@@ -21,7 +22,7 @@ export interface Scene {
   readonly jobs: readonly JobRow[];
 }
 
-export function buildScene(fleet: Fleet, policy: PolicyId): Scene {
+export function buildScene(fleet: Fleet, { policy, options }: PlannerConfig): Scene {
   const jobs = fleet.jobs.map((entry) => entry.value).filter((job) => waiting(job, fleet.now) || placed(job));
   const models = firstOffers(fleet);
   const bases = [...new Set([...models.keys(), ...jobs.map((job) => job.spec.model)])].sort();
@@ -51,6 +52,7 @@ export function buildScene(fleet: Fleet, policy: PolicyId): Scene {
 
   const snapshot: Snapshot = {
     policy,
+    ...(Object.keys(options).length === 0 ? {} : { options }),
     now: fleet.now / 1000,
     profiles: {
       base: Int32Array.from(profiles, (row) => row.base),

@@ -1,7 +1,7 @@
 /** One simulated life of the control plane: clients, hosts, faults, and what must always hold. */
 
 import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
-import type { Planner, PolicyId } from "../../planner-wasm/mod.ts";
+import type { Planner } from "../../planner-wasm/mod.ts";
 import { ApiError } from "../http/errors.ts";
 import { HostService } from "../hosts/service.ts";
 import { JobService, type NewJob } from "../jobs/service.ts";
@@ -9,6 +9,7 @@ import { IllegalTransition } from "../jobs/states.ts";
 import { createIds } from "../runtime/ids.ts";
 import { silentLogger } from "../runtime/logger.ts";
 import type { SyncRequest } from "../schema/sync.ts";
+import type { PlannerConfig } from "../scheduler/planner_config.ts";
 import { Scheduler } from "../scheduler/scheduler.ts";
 import { Wakeups } from "../scheduler/wakeups.ts";
 import { StoreBusy } from "../store/errors.ts";
@@ -96,7 +97,7 @@ export class World {
   readonly #trained = new Map<string, string>();
   readonly #faults = { locked: 0.02, unknown: 0.02 };
   readonly #planner: Planner;
-  readonly #policy: PolicyId;
+  readonly #config: PlannerConfig;
   #now = 1_700_000_000_000;
   readonly #ticking = new Set<Api>();
   #checks = 0;
@@ -110,7 +111,7 @@ export class World {
     kv: Deno.Kv,
     seed: number,
     makePlanner: (random: Prng) => Planner,
-    policy: PolicyId,
+    config: PlannerConfig,
     readonly reached: Reached,
   ) {
     this.#random = new Prng(seed);
@@ -118,7 +119,7 @@ export class World {
     this.#kv = kv;
     this.#history = new History(kv);
     this.#planner = makePlanner(this.#random);
-    this.#policy = policy;
+    this.#config = config;
     this.#raw = new Store({ kv, clock: this.#clock, random: this.#random.next });
     const bases = ["base-a", "base-b"];
     this.#hosts = Array.from(
@@ -167,7 +168,7 @@ export class World {
       clock,
       ids,
       log: silentLogger,
-      policy: this.#policy,
+      config: this.#config,
       holder: `process-${this.#process}`,
       takeOver: true,
       hostLeaseMs: leaseMs,

@@ -1,6 +1,7 @@
 /** A whole control plane for tests: a real database in memory, a real folder, and a host that is played by the test. */
 
 import type { OfferedModel, RegisterRequest, Report, StepMetrics } from "../schema/sync.ts";
+import type { Planner } from "../../planner-wasm/mod.ts";
 import { defaultTenant } from "../admin/bootstrap.ts";
 import { newKey } from "../admin/new_key.ts";
 import type { BlobStore } from "../blobs/blob_store.ts";
@@ -20,6 +21,8 @@ export const baseModel = "org/base";
 export interface WorldOptions {
   limits?: Partial<Limits>;
   quotaBytes?: number;
+  /** A scheduler runs with it; without one the test assigns jobs itself. */
+  planner?: Planner;
 }
 
 export class World implements AsyncDisposable {
@@ -65,7 +68,7 @@ export class World implements AsyncDisposable {
       logger: silentLogger,
       limits,
       adminKey,
-      planner: null,
+      planner: options.planner ?? null,
       soleOwner: true,
     });
     return new World(plane, blobs, ids, folder, kv, time);
