@@ -8,12 +8,12 @@ import { Policy, type Snapshot } from "../types.ts";
 import { type DeviceRow, type JobRow, type ProfileRow, snapshotOf } from "./build.ts";
 
 /** Few values, so that ties and exact limits happen. */
-const among = (...values: number[]) => fc.constantFrom(...values);
+export const among = (...values: number[]) => fc.constantFrom(...values);
 
 /** Policies under which jobs may train beside others. */
 const GROUPING = Object.values(Policy).filter((id) => id >= Policy.tlora || id === Policy.mloraFifo);
 
-interface Shape {
+export interface Shape {
   readonly policies: readonly number[];
   readonly devices: readonly [number, number];
   readonly jobs: readonly [number, number];
@@ -22,9 +22,11 @@ interface Shape {
   readonly job: Partial<Record<keyof JobRow, fc.Arbitrary<number>>>;
   /** Chance in 8 that a profile of a (base, kind) exists. */
   readonly profiles: number;
+  /** Weights of the tenants that jobs name; 1 and 2.5 when absent. */
+  readonly tenants?: fc.Arbitrary<readonly { weight: number }[]>;
 }
 
-const WILD: Shape = {
+export const WILD: Shape = {
   policies: Object.values(Policy),
   devices: [0, 7],
   jobs: [0, 16],
@@ -67,7 +69,7 @@ const WILD: Shape = {
   },
 };
 
-const CROWDED: Shape = {
+export const CROWDED: Shape = {
   policies: [...Array<number>(12).fill(Policy.default), ...Object.values(Policy)],
   devices: [1, 8],
   jobs: [4, 28],
@@ -144,7 +146,7 @@ const options = fc.option(
   { nil: undefined, freq: 2 },
 );
 
-function snapshotsOf(shape: Shape): fc.Arbitrary<Snapshot> {
+export function snapshotsOf(shape: Shape): fc.Arbitrary<Snapshot> {
   const pairs = [0, 1, 2].flatMap((base) => [0, 1].map((deviceKind) => ({ base, deviceKind })));
   return fc.integer({ min: shape.devices[0], max: shape.devices[1] }).chain((deviceCount) =>
     fc.record({
@@ -161,7 +163,7 @@ function snapshotsOf(shape: Shape): fc.Arbitrary<Snapshot> {
       // Devices of one node stand side by side.
       devices: fc.array(records<DeviceRow>(shape.device), { minLength: deviceCount, maxLength: deviceCount })
         .map((rows) => rows.toSorted((a, b) => a.node! - b.node!)),
-      tenants: fc.constant([{ weight: 1 }, { weight: 2.5 }]),
+      tenants: shape.tenants ?? fc.constant([{ weight: 1 }, { weight: 2.5 }]),
       jobs: fc.array(
         records<JobRow>({
           ...shape.job,

@@ -4,9 +4,6 @@ import { type Plan, Policy, Reason, type Snapshot } from "../types.ts";
 
 const UNGROUPED: readonly number[] = [1, 2, 4, 5, 6, 7];
 
-/** The bound is checked as a product inside and reported as a quotient: the last bit may differ. */
-const ROUNDING = 1 + 1e-12;
-
 export function brokenRules(snapshot: Snapshot, plan: Plan): string[] {
   const { jobs, devices, profiles } = snapshot;
   const broken: string[] = [];
@@ -51,11 +48,14 @@ export function brokenRules(snapshot: Snapshot, plan: Plan): string[] {
     }
     const alone = list.length === 1;
     if (UNGROUPED.includes(snapshot.policy)) demand(alone, `${at} is grouped`);
+    // mLoRA's way is to fill the memory: it knows no token budget and no bound.
     if (snapshot.policy === Policy.mloraFifo || alone) return;
     demand(load.tokens <= profiles.tokenBudget[profile]!, `${at} has ${load.tokens} tokens in a step`);
     for (const j of list) {
-      const slowdown = plan.jobSlowdown[j]!;
-      demand(slowdown <= jobs.maxSlowdown[j]! * ROUNDING, `job ${j} is slowed ${slowdown} of ${jobs.maxSlowdown[j]}`);
+      const alone = aloneSeconds(snapshot, profile, j);
+      const bound = jobs.maxSlowdown[j]!;
+      // As a product: the quotient that is reported may be off by its last bit.
+      demand(seconds <= bound * alone, `job ${j} is slowed ${seconds / alone} of ${bound}`);
     }
   });
   return broken;
