@@ -6,6 +6,7 @@ import {
   ITEM_ARRAY,
   ITEM_BYTES,
   LAYOUT_VERSION,
+  LINK_SECTIONS,
   MAGIC,
   NOW_OFFSET,
   OPTIONS,
@@ -19,7 +20,7 @@ import type { Snapshot } from "./types.ts";
 import { columnOf, rowsOf, validateSnapshot } from "./validate.ts";
 
 function sectionCount(snapshot: Snapshot): number {
-  return SECTIONS.length + (snapshot.options ? 1 : 0);
+  return SECTIONS.length + (snapshot.options ? 1 : 0) + (snapshot.links ? LINK_SECTIONS.length : 0);
 }
 
 /** Bytes of a valid snapshot. */
@@ -27,6 +28,7 @@ export function encodedBytes(snapshot: Snapshot): number {
   const rows = rowsOf(snapshot);
   let bytes = HEADER_BYTES + sectionCount(snapshot) * ENTRY_BYTES;
   if (snapshot.options) bytes += OPTIONS.length * ITEM_BYTES.f64;
+  if (snapshot.links) bytes += LINK_SECTIONS.length * snapshot.profiles.base.length * ITEM_BYTES.f64;
   for (const { table, type } of SECTIONS) bytes += align8(rows[TABLES.indexOf(table)]! * ITEM_BYTES[type]);
   return bytes;
 }
@@ -61,10 +63,17 @@ export function encodeInto(snapshot: Snapshot, buffer: ArrayBuffer, at: number):
     new ITEM_ARRAY[section.type](buffer, at + offset, count).set(columnOf(snapshot, section));
     offset += align8(count * size);
   });
-  if (!snapshot.options) return;
-  const values = optionsOf(snapshot);
-  entries.set([OPTIONS_SECTION, ITEM_BYTES.f64, OPTIONS.length, offset], SECTIONS.length * 4);
-  new Float64Array(buffer, at + offset, OPTIONS.length).set(OPTIONS.map(({ name }) => values[name] + 0));
+  let entry = SECTIONS.length;
+  const append = (id: number, values: ArrayLike<number>) => {
+    entries.set([id, ITEM_BYTES.f64, values.length, offset], entry++ * 4);
+    new Float64Array(buffer, at + offset, values.length).set(Array.from(values, (value) => value + 0));
+    offset += values.length * ITEM_BYTES.f64;
+  };
+  if (snapshot.options) {
+    const values = optionsOf(snapshot);
+    append(OPTIONS_SECTION, OPTIONS.map(({ name }) => values[name]));
+  }
+  if (snapshot.links) { for (const { id, field } of LINK_SECTIONS) append(id, snapshot.links[field]); }
 }
 
 export function encodeSnapshot(snapshot: Snapshot): Uint8Array<ArrayBuffer> {
@@ -117,6 +126,17 @@ export function decodeSnapshot(input: Uint8Array): Snapshot {
     if (given.offset + given.count * 8 > bytes.length) wrong(`${name} offset`, "inside the bytes", given.offset);
     const values = new Float64Array(bytes.buffer, given.offset, given.count);
     tables.options = Object.fromEntries(OPTIONS.map(({ name, value }, i) => [name, values[i] ?? value]));
+  }
+  if (LINK_SECTIONS.some(({ id }) => places.has(id))) {
+    tables.links = Object.fromEntries(LINK_SECTIONS.map(({ id, field }) => {
+      const name = `section links.${field}`;
+      const place = places.get(id) ?? wrong(name, "present where another one of links is", "nothing");
+      if (place.size !== ITEM_BYTES.f64) wrong(`${name} item bytes`, `${ITEM_BYTES.f64}`, place.size);
+      if (place.count !== header[5]) wrong(`${name} items`, `${header[5]} as the header says of profiles`, place.count);
+      if (place.offset % 8 !== 0) wrong(`${name} offset`, "a multiple of 8", place.offset);
+      if (place.offset + place.count * 8 > bytes.length) wrong(`${name} offset`, "inside the bytes", place.offset);
+      return [field, new Float64Array(bytes.buffer, place.offset, place.count).slice()];
+    }));
   }
   const snapshot = {
     policy: header[4],

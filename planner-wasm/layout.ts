@@ -2,7 +2,7 @@
  * The snapshot's bytes, version 1, little endian. Header, section table, sections; every part starts at a multiple
  * of 8. A reader finds sections by id, so a later version may add sections without moving the present ones.
  */
-import type { PlannerOptions, Snapshot } from "./types.ts";
+import type { GangLinks, PlannerOptions, Snapshot } from "./types.ts";
 
 export const LAYOUT_VERSION = 1;
 /** "TLSP" */
@@ -118,6 +118,20 @@ export function optionsOf(snapshot: Snapshot): PlannerOptions {
   for (const { name } of OPTIONS) options[name] = given[name] ?? options[name];
   return options;
 }
+
+export interface LinkSection {
+  readonly id: number;
+  readonly field: keyof GangLinks;
+  readonly min: number;
+  readonly max: number;
+}
+
+/** Sections of the links: f64 arrays with a value per profile, all three present or none. */
+export const LINK_SECTIONS: readonly LinkSection[] = [
+  { id: 0x601, field: "latency", min: 0, max: COEFFICIENT },
+  { id: 0x602, field: "bytesPerSecond", min: 1, max: 1e18 },
+  { id: 0x603, field: "gradientBytesPerRank", min: 0, max: BYTES },
+];
 
 /** Most rows of one table: what 32-bit memory holds with room to spare. */
 export const MOST_ROWS = 2 ** 20;

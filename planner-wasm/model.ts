@@ -14,11 +14,14 @@ export interface Load {
   readonly longest: number;
   readonly columns: number;
   readonly adapters: number;
+  /** Devices that share each member's step, and Σ rank: what a gang communicates. */
+  readonly span: number;
+  readonly ranks: number;
 }
 
 export function loadOf(snapshot: Snapshot, members: readonly number[]): Load {
   const { jobs } = snapshot;
-  let tokens = 0, squares = 0, rankTokens = 0, adapterBytes = 0, longest = 0, columns = 0;
+  let tokens = 0, squares = 0, rankTokens = 0, adapterBytes = 0, longest = 0, columns = 0, ranks = 0;
   for (const j of members) {
     const share = Math.ceil(jobs.stepTokens[j]! / jobs.gang[j]!);
     tokens += share;
@@ -27,16 +30,28 @@ export function loadOf(snapshot: Snapshot, members: readonly number[]): Load {
     adapterBytes += Math.ceil(jobs.adapterBytes[j]!);
     longest = Math.max(longest, Math.ceil(jobs.maxLength[j]!));
     columns += Math.ceil(jobs.rank[j]! / 16) * 16;
+    ranks += jobs.rank[j]!;
   }
-  return { tokens, squares, rankTokens, adapterBytes, longest, columns, adapters: members.length };
+  // All members of a group have the same gang.
+  const span = members.length === 0 ? 1 : jobs.gang[members[0]!]!;
+  return { tokens, squares, rankTokens, adapterBytes, longest, columns, adapters: members.length, span, ranks };
 }
 
-export function stepSeconds({ profiles }: Snapshot, profile: number, load: Load): number {
-  return profiles.secondsFixed[profile]! +
+/** A ring all-reduce of the members' gradients; nothing on one device, or where the snapshot has no links. */
+function gangSeconds({ links }: Snapshot, profile: number, { span, ranks }: Load): number {
+  if (span === 1 || !links) return 0;
+  const bytes = ranks * links.gradientBytesPerRank[profile]!;
+  return 2 * ((span - 1) * links.latency[profile]! + (span - 1) / span * (bytes / links.bytesPerSecond[profile]!));
+}
+
+export function stepSeconds(snapshot: Snapshot, profile: number, load: Load): number {
+  const { profiles } = snapshot;
+  const step = profiles.secondsFixed[profile]! +
     profiles.secondsPerToken[profile]! * load.tokens +
     profiles.secondsPerSquare[profile]! * load.squares +
     profiles.secondsPerAdapter[profile]! * load.adapters +
     profiles.secondsPerRankToken[profile]! * load.rankTokens;
+  return step + gangSeconds(snapshot, profile, load);
 }
 
 export function groupBytes({ profiles }: Snapshot, profile: number, load: Load): number {

@@ -105,9 +105,24 @@ export interface PlannerOptions {
   readonly tenantShare: number;
 }
 
+/**
+ * What the devices of a gang exchange in a step, one value per row of `profiles`: an all-reduce of the members' adapter
+ * gradients over a ring inside their node.
+ */
+export interface GangLinks {
+  /** Seconds of one hop. */
+  readonly latency: Float64Array;
+  /** Per device and direction. */
+  readonly bytesPerSecond: Float64Array;
+  /** Gradient bytes of a member per unit of its rank: 4 · parameters of a rank-1 adapter. */
+  readonly gradientBytesPerRank: Float64Array;
+}
+
 export interface Snapshot {
   readonly policy: PolicyId;
   readonly options?: Partial<PlannerOptions>;
+  /** Absent: communication is not charged. */
+  readonly links?: GangLinks;
   /** Seconds on any monotone clock; only differences with `submitted` matter. */
   readonly now: number;
   readonly profiles: BaseProfiles;

@@ -1,5 +1,5 @@
 /** Checks a snapshot before any of it reaches the module; every error names field, index, rule and value. */
-import { ITEM_ARRAY, MOST_ROWS, OPTIONS, type Section, SECTIONS, TABLES } from "./layout.ts";
+import { ITEM_ARRAY, LINK_SECTIONS, MOST_ROWS, OPTIONS, type Section, SECTIONS, TABLES } from "./layout.ts";
 import { Policy, type Snapshot } from "./types.ts";
 
 export type Column = Uint8Array | Int32Array | Float64Array;
@@ -107,6 +107,21 @@ function checkOptions({ options }: Snapshot): void {
   }
 }
 
+function checkLinks({ links, profiles }: Snapshot): void {
+  if (links === undefined) return;
+  if (typeof links !== "object" || links === null) fail("links", "an object of arrays", links);
+  for (const { field, min, max } of LINK_SECTIONS) {
+    const column: unknown = links[field];
+    if (!(column instanceof Float64Array)) fail(`links.${field}`, "a Float64Array", typeof column);
+    if (column.length !== profiles.base.length) {
+      fail(`links.${field}.length`, `${profiles.base.length}, the length of profiles.base`, column.length);
+    }
+    column.forEach((value, i) => {
+      if (!(value >= min && value <= max)) fail(`links.${field}[${i}]`, `a finite number from ${min} to ${max}`, value);
+    });
+  }
+}
+
 /** Jobs that arrive in a session of that snapshot: its rules, and nobody runs yet. */
 export function validateArrivals(snapshot: Snapshot, arrived: Snapshot["jobs"]): void {
   const wanted = { ...snapshot, jobs: arrived };
@@ -150,6 +165,7 @@ export function validateSnapshot(snapshot: Snapshot): void {
     checkColumn(section, column);
   }
   checkOptions(snapshot);
+  checkLinks(snapshot);
   checkProfiles(snapshot);
   checkDevices(snapshot);
   checkJobs(snapshot);

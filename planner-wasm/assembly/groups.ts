@@ -4,7 +4,7 @@
  * Members stand in the order of the policy's queue.
  */
 import { f64At, i32At, setI32, takeI32, takeRecords } from "./arena";
-import { stepSeconds } from "./cost";
+import { gangSeconds, stepSeconds } from "./cost";
 import { familyOf, resetFamilies } from "./families";
 import { groupBytes } from "./memory";
 import * as L from "./layout";
@@ -22,6 +22,7 @@ export class Group {
   settled: i32;
   first: i32;
   columns: i32;
+  ranks: f64;
   tokens: f64;
   squares: f64;
   rankTokens: f64;
@@ -103,6 +104,7 @@ export function clearGroup(group: Group, profile: i32, base: i32, span: i32): vo
   group.settled = 0;
   group.first = -1;
   group.columns = 0;
+  group.ranks = 0;
   group.tokens = 0;
   group.squares = 0;
   group.rankTokens = 0;
@@ -127,7 +129,8 @@ export function closeGroup(device: i32): void {
 }
 
 export function groupSeconds(group: Group): f64 {
-  return stepSeconds(group.profile, group.tokens, group.squares, <f64>group.members, group.rankTokens);
+  return stepSeconds(group.profile, group.tokens, group.squares, <f64>group.members, group.rankTokens) +
+    gangSeconds(group.profile, group.span, group.ranks);
 }
 
 export function secondsWith(group: Group, job: i32): f64 {
@@ -137,7 +140,7 @@ export function secondsWith(group: Group, job: i32): f64 {
     group.squares + f64At(W.squares, job),
     <f64>(group.members + 1),
     group.rankTokens + f64At(W.rankTokens, job),
-  );
+  ) + gangSeconds(group.profile, group.span, group.ranks + <f64>i32At(L.jobRank, job));
 }
 
 export function groupMemory(group: Group): f64 {
@@ -173,6 +176,7 @@ export function refusal(group: Group, job: i32, bounded: bool): i32 {
 export function addLoad(group: Group, job: i32): void {
   group.members += 1;
   group.columns += i32At(W.columns, job);
+  group.ranks += <f64>i32At(L.jobRank, job);
   group.tokens += f64At(W.tokens, job);
   group.squares += f64At(W.squares, job);
   group.rankTokens += f64At(W.rankTokens, job);

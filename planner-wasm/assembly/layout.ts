@@ -38,6 +38,11 @@ export let memoryBytes: usize = 0;
 export let residentBase: usize = 0;
 export let available: usize = 0;
 
+/** Links of gangs, per profile; 0: the snapshot has none. */
+export let linkLatency: usize = 0;
+export let linkBandwidth: usize = 0;
+export let gradientBytes: usize = 0;
+
 export let tenantWeight: usize = 0;
 
 export let jobBase: usize = 0;
@@ -105,6 +110,9 @@ export function bind(at: usize, bytes: usize): i32 {
   now = f64At(at + 40, 0);
   optionsAt = 0;
   optionCount = 0;
+  linkLatency = 0;
+  linkBandwidth = 0;
+  gradientBytes = 0;
   for (let s = 0; s < sections; s++) {
     const entry = at + HEADER_BYTES + <usize>s * ENTRY_BYTES;
     const end = <u64>load<u32>(entry + 12) + <u64>load<u32>(entry + 4) * <u64>load<u32>(entry + 8);
@@ -157,6 +165,9 @@ function point(id: i32, p: usize): void {
     case 0x40d: { maxSlowdown = p; break; }
     case 0x40e: { jobGang = p; break; }
     case 0x40f: { currentDevice = p; break; }
+    case 0x601: { linkLatency = p; break; }
+    case 0x602: { linkBandwidth = p; break; }
+    case 0x603: { gradientBytes = p; break; }
     default: break;
   }
 }

@@ -3,7 +3,7 @@
  * so a group's load does not depend on the order in which its members came and left.
  */
 import { f64At, i32At, setF64, setI32, takeF64, takeI32 } from "./arena";
-import { stepSeconds } from "./cost";
+import { gangSeconds, stepSeconds } from "./cost";
 import { groupBytes } from "./memory";
 import * as L from "./layout";
 
@@ -44,7 +44,8 @@ export function deriveJob(j: i32): void {
 }
 
 export function aloneSeconds(job: i32, profile: i32): f64 {
-  return stepSeconds(profile, f64At(tokens, job), f64At(squares, job), 1, f64At(rankTokens, job));
+  return stepSeconds(profile, f64At(tokens, job), f64At(squares, job), 1, f64At(rankTokens, job)) +
+    gangSeconds(profile, i32At(L.jobGang, job), <f64>i32At(L.jobRank, job));
 }
 
 export function aloneBytes(job: i32, profile: i32): f64 {
