@@ -3,10 +3,10 @@
  * crash without taking the agent along, and it ends by itself when the agent's end of stdin closes.
  */
 
-import { setImmediate } from "node:timers";
 import { decodeCheckpoint, writeFileAtomic } from "../checkpoint/format.ts";
 import type { TokenShard } from "../data/shard.ts";
 import { decodeShard } from "../data/shard_file.ts";
+import { inputBetweenSteps } from "./event_loop.ts";
 import { type BuildInfo, type FfiModel, Library } from "./ffi.ts";
 import { engineIdentity } from "./identity.ts";
 import { Inbox } from "./inbox.ts";
@@ -106,6 +106,7 @@ async function main(libraryPath: string): Promise<void> {
   const inbox = new Inbox<Command>();
   const filled = inbox.fill(readLines(Deno.stdin.readable) as AsyncIterable<Command>);
   let trainer: Trainer | undefined;
+  const between = inputBetweenSteps(() => performance.now());
   while (!inbox.closed) {
     for (const command of inbox.drain()) {
       if (trainer !== undefined) {
@@ -119,8 +120,7 @@ async function main(libraryPath: string): Promise<void> {
       }
     }
     await trainer?.turn();
-    // Input arrives through the event loop, which a run of synchronous steps would starve. A timer would cost a millisecond.
-    if (trainer?.busy) await new Promise<void>((resolve) => void setImmediate(resolve));
+    if (trainer?.busy) await between();
     else await inbox.wait(trainer?.sleepSeconds);
   }
   await filled;
