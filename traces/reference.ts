@@ -54,7 +54,7 @@ export function referenceWorkload(trace: readonly TraceJob[]): LoraJob[] {
     declaredSteps: Math.max(1, job.durationSeconds),
     completes: true,
     aloneStepSeconds: 1,
-    marginalStepSeconds: job.gpus,
+    groupedStepSeconds: job.gpus,
   }));
 }
 

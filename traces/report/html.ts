@@ -1,33 +1,26 @@
-/** The report as one page that needs nothing else: tables, and figures as SVG. */
+/** The report as one page that needs nothing else: tables, and figures as SVG. No wall times: the same code gives the same bytes. */
 
+import { defaultOptions } from "../simulator/options.ts";
 import { measured } from "../workload/cost.ts";
-import { ablationLoad, type Section } from "./plan.ts";
-import { completionFigure, loadFigure, utilisationFigure } from "./figures.ts";
-import { type Row, rowKey, type TimingRow } from "./summary.ts";
+import { type Figure, figureLoad, figuresOf, relativeTo } from "./figures.ts";
+import { number, percent } from "./numbers.ts";
+import { ablationLoad, paperName, type Section } from "./plan.ts";
+import type { Row } from "./summary.ts";
 import { escape } from "./svg.ts";
-import type { Target } from "./targets.ts";
+import { boundWords, type Summary, summaryOf, type Target, targetKinds } from "./targets.ts";
 
 export interface ReportData {
   readonly commit: string;
   readonly sections: readonly Section[];
   readonly rows: readonly Row[];
   readonly targets: readonly Target[];
-  readonly timings: readonly TimingRow[];
-  /** What the machine was and how long it took, in words. */
-  readonly ran: string;
 }
 
 const hour = 3600;
 const hours = (seconds: number) => number(seconds / hour);
-const percent = (share: number) => `${(100 * share).toFixed(1)}%`;
-
-/** Three significant digits. */
-export function number(value: number): string {
-  if (!Number.isFinite(value)) return "–";
-  return Math.abs(value) >= 100 ? value.toFixed(0) : String(Number(value.toPrecision(3)));
-}
 
 export function reportPage(data: ReportData): string {
+  const figures = figuresOf(data);
   return `<!doctype html>
 <html lang="en">
 <head>
@@ -38,12 +31,16 @@ export function reportPage(data: ReportData): string {
 </head>
 <body>
 <h1>Scheduling policies on traces</h1>
-<p>Commit ${escape(data.commit)}. ${
-    escape(data.ran)
-  } Every figure on this page is simulated; the time model has not been checked against a recorded live run yet.</p>
-${targetTable(data.targets)}
-${data.sections.map((section) => sectionPart(section, data)).join("\n")}
-${ablationPart(data)}
+<p>Commit ${
+    escape(data.commit)
+  }. Every figure on this page is simulated with the planner's own module and step times of ${
+    escape(measured.measured)
+  }. The time model has not been checked against a recorded live run here. Wall times, the planner's among them, are in timing.json.</p>
+<nav><a href="#targets">Targets</a> ${
+    data.sections.map(({ setting }) => `<a href="#${idOf(setting.name)}">${escape(setting.name)}</a>`).join(" ")
+  } <a href="#method">Method and limits</a></nav>
+${targetPart(data)}
+${data.sections.map((section) => sectionPart(section, data, figures)).join("\n")}
 ${method()}
 </body>
 </html>
@@ -51,68 +48,120 @@ ${method()}
 }
 
 const style = `
-body{font:14px/1.45 system-ui,sans-serif;color:#111;max-width:1180px;margin:24px auto;padding:0 16px}
-h1{font-size:24px;margin:0 0 4px}h2{font-size:18px;margin:32px 0 4px;border-top:2px solid #111;padding-top:10px}h3{font-size:14px;margin:16px 0 4px}
+body{font:14px/1.45 system-ui,sans-serif;color:#111;max-width:1240px;margin:24px auto;padding:0 16px}
+h1{font-size:24px;margin:0 0 4px}h2{font-size:18px;margin:34px 0 4px;border-top:2px solid #111;padding-top:10px}h3{font-size:14px;margin:16px 0 4px}
+p{max-width:900px}nav a{margin-right:12px}a{color:#0b4fc4}
 table{border-collapse:collapse;font-size:12px;font-variant-numeric:tabular-nums;margin:6px 0 14px}
-th,td{padding:2px 7px;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}th{vertical-align:bottom;border-bottom:1px solid #111;font-weight:600;white-space:normal}
-td:first-child,th:first-child,.text{text-align:left}td.wide{white-space:normal;text-align:left;min-width:150px}
-tr.ours td{font-weight:700;background:#eef3fd}tr.bound td{color:#555;font-style:italic}.scroll{overflow-x:auto}.met{color:#0a6b2d}.missed{color:#a32010}
-.figures{display:grid;grid-template-columns:1fr 1fr;gap:6px 20px}figure{margin:0;break-inside:avoid}figcaption{font-size:12px;font-weight:600}
-svg{width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:#111}.grid{stroke:#e3e3e3}.axis{stroke:#111}
+th,td{padding:2px 7px;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}
+th{vertical-align:bottom;border-bottom:1px solid #111;font-weight:600;white-space:normal}
+td:first-child,th:first-child,.text{text-align:left}td.wide{white-space:normal;text-align:left;min-width:180px;max-width:420px}
+tr.ours td{font-weight:700;background:#eef3fd}tr.bound td{color:#555;font-style:italic}.scroll{overflow-x:auto}
+.met{color:#0a6b2d}.missed{color:#a32010;font-weight:600}.out{color:#555;font-style:italic}
+.figures{display:grid;grid-template-columns:1fr 1fr;gap:10px 24px}figure{margin:0;break-inside:avoid}figcaption{font-size:12px;font-weight:600}
+svg{width:100%;height:auto}
 @media(max-width:800px){.figures{grid-template-columns:1fr}}
-@media print{@page{size:A4 landscape;margin:10mm}body{max-width:none;margin:0;font-size:10px}table{font-size:8px}th,td{padding:1px 4px}h2{break-before:page}.scroll{overflow:visible}tr{break-inside:avoid}}
+@media print{@page{size:A4 landscape;margin:9mm}body{max-width:none;margin:0;padding:0;font-size:10px}nav{display:none}p{max-width:none}table{font-size:7.6px}th,td{padding:1px 3px}h2{break-before:page}h3{break-after:avoid}.scroll{overflow:visible}tr{break-inside:avoid}.figures{gap:4px 16px}}
 `;
 
-function targetTable(targets: readonly Target[]): string {
-  const kept = targets.filter((target) => !target.what.startsWith("slowdown bounds"));
-  const broken = targets.filter((target) => target.what.startsWith("slowdown bounds") && !target.met).length;
-  const rows = kept.map((target) => {
-    // Where the bound lies below the target, nothing could have met it.
-    const verdict = target.met
-      ? `<td class="met">met</td>`
-      : target.bound !== null && target.bound < target.wanted
-      ? `<td class="missed">out of reach</td>`
-      : `<td class="missed">missed</td>`;
-    return `<tr><td>${escape(target.setting)}</td><td>${target.load}</td><td class="text">${escape(target.what)}</td>` +
-      `<td>${number(target.wanted)}</td><td>${number(target.reached)}</td>${verdict}` +
-      `<td>${target.bound === null ? "" : number(target.bound)}</td><td class="wide">${
-        escape(target.boundWhat)
-      }</td></tr>`;
+function table(head: readonly (readonly [text: string, kind?: "text"])[], body: readonly string[]): string {
+  const cells = head.map(([text, kind]) => `<th${kind === undefined ? "" : ' class="text"'}>${text}</th>`).join("");
+  return `<div class="scroll"><table><thead><tr>${cells}</tr></thead><tbody>${body.join("")}</tbody></table></div>`;
+}
+
+const verdictClass = { met: "met", missed: "missed", "out of reach": "out" } as const;
+
+function targetPart({ targets }: ReportData): string {
+  const broken = targets.filter((target) => target.kind === "broken").reduce((sum, each) => sum - each.reached, 0);
+  const kept = targets.filter((target) => target.kind !== "broken");
+  const where = ({ setting, load, reached }: Target) =>
+    `${number(reached)} <small>(${escape(setting)}, ${load})</small>`;
+  const summary = summaryOf(kept).map(({ kind, wanted, count, met, outOfReach, worst, best }: Summary) =>
+    `<tr><td>${escape(targetKinds[kind])}</td><td>${wanted}</td><td>${met} of ${count}</td><td>${outOfReach}</td><td>${
+      count - met - outOfReach
+    }</td><td class="text">${where(worst)}</td><td class="text">${where(best)}</td></tr>`
+  );
+  const byKind = Object.keys(targetKinds).flatMap((kind) => kept.filter((target) => target.kind === kind));
+  const all = byKind.map((target) => {
+    const { kind, setting, load, wanted, reached, bound, clairvoyant, verdict } = target;
+    const share = bound === null || !(bound > 0) || kind === "held" || kind === "useful"
+      ? ""
+      : percent(reached / bound);
+    return `<tr><td>${escape(targetKinds[kind])}</td><td class="text">${
+      escape(setting)
+    }</td><td>${load}</td><td>${wanted}</td><td>${number(reached)}</td><td class="${
+      verdictClass[verdict]
+    }">${verdict}</td><td>${bound === null ? "" : number(bound)}</td><td>${share}</td><td>${
+      clairvoyant === null ? "" : number(clairvoyant)
+    }</td><td class="wide">${escape(boundWords[kind])}</td></tr>`;
   });
-  return `<h2>Targets</h2>
-<p>“Out of reach”: even the bound, which no policy can pass, lies below the target. <span class="${
-    broken ? "missed" : "met"
+  return `<h2 id="targets">Targets</h2>
+<p>“Out of reach”: even the bound, which no policy can pass, lies below the target. <b class="${
+    broken === 0 ? "met" : "missed"
   }">${
     broken === 0
-      ? "default broke no slowdown bound in any run."
-      : `default broke slowdown bounds in ${broken} settings.`
-  }</span></p>
-<div class="scroll"><table><thead><tr><th>setting</th><th>load</th><th class="text">target</th><th>wanted</th><th>reached</th><th></th><th>bound</th><th class="text">what the bound is</th></tr></thead><tbody>${
-    rows.join("")
-  }</tbody></table></div>`;
+      ? "default broke no job's slowdown bound in any run."
+      : `default broke the slowdown bounds of ${broken} jobs.`
+  }</b></p>
+${
+    table([
+      ["target", "text"],
+      ["wanted"],
+      ["met"],
+      ["out of reach"],
+      ["missed"],
+      ["least (setting, load)", "text"],
+      ["most", "text"],
+    ], summary)
+  }
+<h3>Each setting and load</h3>
+${
+    table([
+      ["target", "text"],
+      ["setting", "text"],
+      ["load"],
+      ["wanted"],
+      ["reached"],
+      [""],
+      ["bound"],
+      ["of the bound"],
+      ["clair&shy;voyant SRSF"],
+      ["what the bound is", "text"],
+    ], all)
+  }`;
 }
 
-function sectionPart({ setting, loads, what, real, seeds }: Section, data: ReportData): string {
+function idOf(name: string): string {
+  return name.toLowerCase().replaceAll(/[^a-z0-9]+/g, "-");
+}
+
+function sectionPart(section: Section, data: ReportData, figures: readonly Figure[]): string {
+  const { setting, loads, what, real, seeds } = section;
   const rows = data.rows.filter((row) => row.setting === setting.name);
-  const plain = rows.filter((row) => row.variant === "");
-  const figureLoad = loads.includes(0.9) ? 0.9 : loads[0];
-  const atLoad = plain.filter((row) => row.load === figureLoad);
-  const figures = [
-    figure(`Completion times, load ${figureLoad}`, completionFigure(atLoad)),
-    ...(loads.length > 1 ? [figure("Sensitivity to load", loadFigure(plain))] : []),
-    figure(`GPUs held while jobs arrive, load ${figureLoad}`, utilisationFigure(atLoad, "busy", "GPUs held")),
-    figure(`Useful FLOPs while jobs arrive, load ${figureLoad}`, utilisationFigure(atLoad, "useful", "useful FLOPs")),
-  ];
-  return `<h2>${escape(setting.name)}</h2>
+  const first = rows.find((row) => row.load === figureLoad(section));
+  const warm = setting.warmShare > 0
+    ? ` Counted: those after the first ${percent(setting.warmShare)} of the arrivals' span.`
+    : "";
+  return `<h2 id="${idOf(setting.name)}">${escape(setting.name)}</h2>
 <p>${real ? "Real trace. " : "Synthetic trace. "}${escape(what)} ${setting.gpus} GPUs in nodes of 8, ${
-    atLoad[0]?.metrics.jobs ?? 0
-  } jobs, ${seeds} seed${seeds === 1 ? "" : "s"}.</p>
-<div class="figures">${figures.join("")}</div>
-${loads.map((load) => policyTable(load, rows.filter((row) => row.load === load), data.timings)).join("\n")}`;
+    number(first?.metrics.jobs ?? 0)
+  } jobs counted, ${seeds} seed${seeds === 1 ? "" : "s"}.${warm}</p>
+<div class="figures">${
+    figures.filter((each) => each.setting === setting.name).map(({ caption, svg }) =>
+      `<figure><figcaption>${escape(caption)}</figcaption>${svg}</figure>`
+    ).join("")
+  }</div>
+${
+    loads.map((load) =>
+      `<h3>Load ${load}</h3>${limits(rows.filter((row) => row.load === load))}${
+        policyTable(rows.filter((row) => row.load === load && !isAblation(row)))
+      }`
+    ).join("\n")
+  }
+${setting.name === paperName ? ablationPart(rows) : ""}`;
 }
 
-function figure(caption: string, svg: string): string {
-  return `<figure><figcaption>${escape(caption)}</figcaption>${svg}</figure>`;
+function isAblation({ policy, variant }: Row): boolean {
+  return policy === "default" && variant !== "";
 }
 
 const columns: readonly (readonly [head: string, cell: (row: Row) => string])[] = [
@@ -120,60 +169,85 @@ const columns: readonly (readonly [head: string, cell: (row: Row) => string])[] 
   ["median h", ({ metrics }) => hours(metrics.medianCompletion)],
   ["p95 h", ({ metrics }) => hours(metrics.p95Completion)],
   ["p99 h", ({ metrics }) => hours(metrics.p99Completion)],
-  ["makespan h", ({ metrics }) => hours(metrics.makespan)],
-  ["held", ({ metrics }) => percent(metrics.busyInWindow)],
-  ["useful", ({ metrics }) => percent(metrics.usefulInWindow)],
+  ["make&shy;span h", ({ metrics }) => hours(metrics.makespan)],
+  ["GPUs held", ({ metrics }) => percent(metrics.busyInWindow)],
+  ["useful FLOPs", ({ metrics }) => percent(metrics.usefulInWindow)],
+  ["tok/s", ({ metrics }) => number(metrics.tokensPerSecondInWindow)],
   ["tok/s per held GPU", ({ metrics }) => number(metrics.tokensPerBusyGpuSecond)],
-  ["worst slow&shy;down", ({ metrics }) => number(metrics.worstSlowdown)],
+  ["time with jobs waiting", ({ metrics }) => percent(metrics.waitingInWindow)],
+  ["worst step slow&shy;down", ({ metrics }) => number(metrics.worstSlowdown)],
   ["bounds broken", ({ metrics }) => number(metrics.boundsBroken)],
-  ["tenants: spread", ({ metrics }) => number(metrics.tenantSpread)],
+  ["p99 time / alone", ({ metrics }) => number(metrics.p99Stretch)],
+  ["worst tenant", ({ metrics }) => number(metrics.worstTenant)],
+  ["tenants' spread", ({ metrics }) => number(metrics.tenantSpread)],
   ["Jain", ({ metrics }) => metrics.tenantJain.toFixed(2)],
   ["preemp&shy;tions", ({ metrics }) => number(metrics.preemptions)],
   ["moves", ({ metrics }) => number(metrics.moves)],
   ["their cost", ({ metrics }) => percent(metrics.preemptionShare)],
-  ["cold starts' cost", ({ metrics }) => percent(metrics.coldStartShare)],
+  ["loads' cost", ({ metrics }) => percent(metrics.coldStartShare)],
 ];
 
-function policyTable(load: number, rows: readonly Row[], timings: readonly TimingRow[], first = "policy"): string {
-  const times = new Map(timings.map((row) => [rowKey(row), row]));
+function policyTable(rows: readonly Row[]): string {
   const fifo = rows.find((row) => row.policy === "fifo" && row.variant === "");
   const body = rows.map((row) => {
-    const time = times.get(rowKey(row));
     const ratio = fifo === undefined ? "" : number(fifo.metrics.meanCompletion / row.metrics.meanCompletion);
     const name = row.variant === "" ? row.policy : `${row.policy}, ${row.variant}`;
-    const kind = row.policy === "default" && row.variant === ""
-      ? "ours"
-      : row.variant.startsWith("clairvoyant")
-      ? "bound"
-      : "";
-    return `<tr class="${kind}"><td>${escape(name)}</td><td>${ratio}</td>${
+    const kind = row.policy === "default" ? ' class="ours"' : row.variant === "" ? "" : ' class="bound"';
+    return `<tr${kind}><td>${escape(name)}</td><td>${ratio}</td>${
       columns.map(([, cell]) => `<td>${cell(row)}</td>`).join("")
-    }<td>${number(time?.plannerMsPerPlan ?? NaN)}</td><td>${number(time?.plannerWorstMs ?? NaN)}</td></tr>`;
+    }</tr>`;
   });
-  const bounds = rows[0]?.bounds;
-  const limits = bounds === undefined
-    ? ""
-    : `<p>No policy's mean is below ${hours(bounds.ungrouped)} h without grouping or ${
-      hours(bounds.grouped)
-    } h with it (largest of the mean time alone, ${
-      hours(bounds.meanAlone)
-    } h, and the fluid limit); grouping saves at most ${number(bounds.groupingGain)}x device time.</p>`;
-  return `<h3>Load ${load}</h3>${limits}<div class="scroll"><table><thead><tr><th>${first}</th><th>FIFO's mean / mean</th>${
-    columns.map(([head]) => `<th>${head}</th>`).join("")
-  }<th>ms per plan</th><th>worst ms</th></tr></thead><tbody>${body.join("")}</tbody></table></div>`;
+  return table([["policy", "text"], ["FIFO's mean / mean"], ...columns.map(([head]) => [head] as const)], body);
 }
 
-function ablationPart({ rows, timings }: ReportData): string {
-  const of = (variant: (row: Row) => boolean) =>
-    rows.filter((row) => row.setting === "Paper's setting" && row.load === ablationLoad && variant(row));
-  const ablated = of((row) => row.policy === "default" && row.variant !== "");
-  if (ablated.length === 0) return "";
-  const beside = of((row) => row.variant === "" && ["fifo", "default", "las", "lasGrouped"].includes(row.policy));
-  return `<h2>Ablations of default</h2>
-<p>Paper's setting. Rows without a variant are those of its table (all its seeds); ablations have ${
-    ablated[0]?.seeds
-  } seeds. LAS stands beside “sizes unknown”.</p>
-${policyTable(ablationLoad, [...beside, ...ablated], timings)}`;
+function limits(rows: readonly Row[]): string {
+  const row = rows[0];
+  const ours = rows.find((each) => each.policy === "default" && each.variant === "");
+  if (row === undefined) return "";
+  const { bounds, loadInWindow } = row;
+  const distance = ours === undefined
+    ? ""
+    : ` default's mean is ${number(ours.metrics.meanCompletion / bounds.grouped)} and its p99 ${
+      number(ours.metrics.p99Completion / bounds.p99)
+    } times its bound.`;
+  return `<p>Load in the window: ${percent(loadInWindow)}. No policy has a mean below ${
+    hours(bounds.ungrouped)
+  } h without or ${hours(bounds.grouped)} h with grouping: the largest of the mean time alone (${
+    hours(bounds.meanAlone)
+  } h), the fluid limit (${hours(bounds.fluidUngrouped)} and ${
+    hours(bounds.fluidGrouped)
+  } h) and the busy-time limit (${hours(bounds.busyTimeUngrouped)} and ${
+    hours(bounds.busyTimeGrouped)
+  } h); nor a p99 below ${hours(bounds.p99)} h. Grouping inside the slowdown bounds saves at most ${
+    number(bounds.groupingGain)
+  }x device time.${distance}</p>`;
+}
+
+function ablationPart(rows: readonly Row[]): string {
+  const at = rows.filter((row) => row.load === ablationLoad);
+  const ablated = at.filter(isAblation);
+  const base = at.find((row) => row.policy === "default" && row.variant === "");
+  if (base === undefined || ablated.length === 0) return "";
+  const body = ablated.map((row) => {
+    const [mean, p99] = relativeTo(base, row);
+    return `<tr><td>${escape(row.variant)}</td><td>${number(mean)}</td><td>${number(p99)}</td>${
+      columns.map(([, cell]) => `<td>${cell(row)}</td>`).join("")
+    }<td>${number(row.metrics.failures)}</td><td>${percent(row.metrics.lostShare)}</td></tr>`;
+  });
+  return `<h3>Ablations of default, load ${ablationLoad}</h3>
+<p>${ablated[0]?.seeds} seed${
+    ablated[0]?.seeds === 1 ? "" : "s"
+  }; the first two columns compare the same seeds. Host failures: each host every 7 days on average, an hour away, a checkpoint every 15 minutes. With sizes unknown, compare with LAS in the table above.</p>
+${
+    table([
+      ["variant", "text"],
+      ["mean / plain"],
+      ["p99 / plain"],
+      ...columns.map(([head]) => [head] as const),
+      ["stopped by failures"],
+      ["lost steps"],
+    ], body)
+  }`;
 }
 
 function method(): string {
@@ -182,19 +256,39 @@ function method(): string {
       number(1e6 * profile.secondsPerToken)
     }</td><td>${number(1e9 * profile.secondsPerSquare)}</td><td>${number(1000 * profile.secondsPerAdapter)}</td><td>${
       number(1e9 * profile.secondsPerRankToken)
-    }</td><td class="wide">${escape(profile.what)}</td></tr>`
+    }</td><td>${number(profile.tokenBudget)}</td><td>${percent(profile.worstError, 2)}</td><td class="wide">${
+      escape(profile.what)
+    }</td></tr>`
   );
-  return `<h2>Method</h2>
+  const { preemptionSeconds, coldStartFixedSeconds, coldStartBytesPerSecond } = defaultOptions;
+  const load = coldStartFixedSeconds + measured.profiles.engine.weightBytes / coldStartBytesPerSecond;
+  return `<h2 id="method">Method and limits</h2>
 <ul>
-<li>Jobs: of SFT, Eval, Debug, Other and MLLM kind where the trace says so, at most 8 GPUs. Rank from 2, 4, 8, 16, batch from 1, 2, 4, 8 and base from two of 8B by a seeded hash of the row; sequences of 512 tokens. Work = duration × speed of that configuration alone on its GPUs.</li>
-<li>Load = GPU seconds that all jobs need alone / GPU seconds until the last submission; submit times are scaled to it.</li>
-<li>A failed or cancelled job ends where the trace ended it; the planner is told more steps than that, by a seeded hash.</li>
-<li>Charged: 5 s to a job that is moved or comes back from a preemption, 1 s + weights / 1 GB/s where a base is not resident. A group's step time is the cost model's.</li>
-<li>Held: share of GPU time that belongs to a job. Useful: tokens trained over what back-to-back GEMMs of the frozen base give on all GPUs (${measured.baseGemmTokensPerSecond} tokens/s each). Both until the last submission.</li>
-<li>Tenants: ratio of a tenant's completion times to its times alone; spread = largest over smallest.</li>
-<li>Clairvoyant SRSF is told true ends and pays nothing. Fluid limit: all GPUs are one server and shortest remaining work goes first.</li>
+<li><b>Jobs.</b> Of SFT, Eval, Debug, Other and MLLM kind where the trace says so, at most 8 GPUs; each becomes one LoRA job. Rank from 2, 4, 8, 16, batch from 1, 2, 4, 8 and base from two of 8B by a seeded hash of the row; sequences of 512 tokens unless said. Work = duration × speed of that configuration alone on its GPUs. Slowdown bound 4 for every job.</li>
+<li><b>Load.</b> GPUs that the jobs would keep busy on average in the window if none ever waited, over the GPUs there are; what a job would do after the window is not counted. Submit times of the trace are stretched or pressed by one factor to reach it. Durations have a heavy tail, so the share of GPUs held stays below the load even where nothing is wasted: a long job that waits brings its work after the window.</li>
+<li><b>Window.</b> From the end of the warm-up (the first tenth of the arrivals' span) to the last submission. Completion times, fairness and bounds are of jobs submitted in it; all jobs are simulated, to the last end.</li>
+<li><b>Failed and cancelled jobs</b> end where the trace ended them; the planner is told more steps than that, by a seeded hash.</li>
+<li><b>Charged.</b> ${number(preemptionSeconds)} s to a job that is moved or comes back, ${
+    number(load)
+  } s where a base is not resident. ${escape(measured.charges.what)}</li>
+<li><b>Held</b>: share of GPU time that belongs to a job. <b>Useful</b>: tokens trained over what back-to-back GEMMs of the frozen base give on all GPUs (${
+    number(measured.baseGemmTokensPerSecond)
+  } tokens/s each).</li>
+<li><b>Worst step slowdown</b>: step in a group / step alone, as the simulator finds it, not as the planner says. <b>p99 time / alone</b>: completion time over time alone, the latter at least a minute. <b>Tenants</b>: Σ completion time / Σ time alone by tenant: the worst, worst over best, and Jain's index.</li>
+<li><b>Clairvoyant SRSF</b> is told true ends and pays nothing; it does not group. <b>Fluid limit</b>: all GPUs are one server that any job may use whole, shortest remaining work first. <b>Busy-time limit</b>: mean times of service are least when the least work goes first, and no job ends sooner than half its time alone after its own. With grouping, a job's work is the least that it can pay in a group that keeps its bound: step alone a + m, longest step T = bound · (a + m), least m · T / (T − a). <b>p99</b>: the 0.99 quantile of times alone, or by capacity: all but 1% of the jobs of a span must be done that long after it.</li>
+<li><b>Limits.</b> Both bases cost what Llama-3-8B costs (Qwen3-8B was measured within 3% of it). A gang's devices share a step evenly and communicate for free, for every policy alike. Step times are means: no stragglers, no noise. Steps below 512 tokens were not measured. The synthetic traces' arrivals are not Acme's, which were not published. Tenants of synthetic traces are drawn by a harmonic law.</li>
 </ul>
-<div class="scroll"><table><thead><tr><th>cost of a step</th><th>fixed ms</th><th>µs / token</th><th>ns / length²</th><th>ms / adapter</th><th>ns / rank·token</th><th class="text"></th></tr></thead><tbody>${
-    profiles.join("")
-  }</tbody></table></div>`;
+${
+    table([
+      ["cost of a step", "text"],
+      ["fixed ms"],
+      ["µs / token"],
+      ["ns / length²"],
+      ["ms / adapter"],
+      ["ns / rank·token"],
+      ["token budget"],
+      ["worst error of the fit"],
+      ["", "text"],
+    ], profiles)
+  }`;
 }

@@ -1,5 +1,6 @@
-/** Runs specs on a few workers; the outcomes stand in the order of the specs, whoever ran them. */
+/** Runs specs on a few workers; the outcomes stand in the order of the specs, whoever ran them and when. */
 
+import type { OutcomeStore } from "./outcome_store.ts";
 import type { RunOutcome } from "./run_one.ts";
 import type { RunSpec } from "./spec.ts";
 import type { Answer } from "./worker.ts";
@@ -7,6 +8,7 @@ import type { Answer } from "./worker.ts";
 export async function runAll(
   specs: readonly RunSpec[],
   workers: number,
+  store: OutcomeStore,
   onDone: (spec: RunSpec) => void,
 ): Promise<RunOutcome[]> {
   const outcomes: RunOutcome[] = [];
@@ -17,12 +19,19 @@ export async function runAll(
       while (next < specs.length) {
         const i = next++;
         const spec = specs[i] as RunSpec;
+        const kept = await store.read(spec);
+        if (kept !== undefined) {
+          outcomes[i] = kept;
+          onDone(spec);
+          continue;
+        }
         const answer = await ask(worker, spec);
         if ("error" in answer) {
           const { setting, policy, load, seed, variant } = spec;
           throw new Error(`${setting.name}, ${policy} ${variant.name}, load ${load}, seed ${seed}: ${answer.error}`);
         }
         outcomes[i] = answer.outcome;
+        await store.write(spec, answer.outcome);
         onDone(spec);
       }
     } finally {

@@ -3,7 +3,7 @@
 import type { Planner } from "../../planner-wasm/mod.ts";
 import { readNormalisedCsv } from "../formats/normalised_csv.ts";
 import { acmeLike } from "../generator/acme_like.ts";
-import { type Bounds, boundsOf } from "../simulator/bounds.ts";
+import { type Bounds, boundsOf, windowLimits } from "../simulator/bounds.ts";
 import { clusterOf } from "../simulator/cluster.ts";
 import { type Metrics, metricsOf, quantile } from "../simulator/metrics.ts";
 import { defaultOptions, type PlannerOptions } from "../simulator/options.ts";
@@ -13,8 +13,8 @@ import { kalosFile, phillyFile } from "../testing/shared_data.ts";
 import type { TraceJob } from "../trace_job.ts";
 import { measured } from "../workload/cost.ts";
 import { isLoraLike } from "../workload/filter.ts";
-import { atLoad, bases, demandOf, groupedDemandOf, type LoraJob, loraJobs } from "../workload/lora_jobs.ts";
-import type { RunSpec, Source } from "./spec.ts";
+import { atLoad, bases, loadOf, type LoraJob, loraJobs } from "../workload/lora_jobs.ts";
+import type { RunSpec, Source, Variant } from "./spec.ts";
 
 export const gpusPerNode = 8;
 export const quantilePoints = 100;
@@ -23,12 +23,16 @@ export const timelineBins = 96;
 export interface RunResult {
   readonly metrics: Metrics;
   readonly bounds: Bounds & {
-    /** Device time that grouping could save at most: (all alone) / (all in groups without fixed time). */
-    readonly groupingGain: number;
+    /** Shares of the window that no policy passes. */
+    readonly mostHeld: number;
+    readonly mostUseful: number;
   };
-  /** Completion time at 1/100, 2/100 ... 100/100 of the jobs. */
+  /** GPUs that the jobs would keep busy in the window if none waited, over all. */
+  readonly load: number;
+  /** Completion time at 1/100, 2/100 ... 100/100 of the jobs that count. */
   readonly quantiles: readonly number[];
-  /** Means over equal spans of the arrival window. */
+  readonly untilSeconds: number;
+  /** Means over equal spans up to the last submission. */
   readonly busy: readonly number[];
   readonly useful: readonly number[];
 }
@@ -59,29 +63,47 @@ export async function runOne(spec: RunSpec, planner: Pick<Planner, "plan">): Pro
     seed: spec.seed,
     gangs: setting.gangs,
     ...(setting.batch === undefined ? {} : { batch: setting.batch }),
+    ...(setting.sequence === undefined ? {} : { sequence: setting.sequence }),
   }).filter((job) => job.gang <= cluster.widest);
-  const scaled = atLoad(made, setting.gpus, spec.load);
+  const scaled = atLoad(made, setting.gpus, spec.load, setting.warmShare);
   const jobs = variant.clairvoyant ? scaled.map((job): LoraJob => ({ ...job, declaredSteps: job.steps })) : scaled;
+  const warmSeconds = setting.warmShare * (jobs.at(-1)?.submitSeconds ?? 0);
+  const options = optionsOf(variant);
   const simulation = simulate({
     jobs,
+    warmSeconds,
     bases: bases.length,
     profile,
     cluster,
     policy: policyRule(spec.policy),
-    options: { ...(variant.clairvoyant ? free : defaultOptions), ...variant.options },
+    options,
+    ...(variant.failures === undefined ? {} : { failures: { ...variant.failures, seed: spec.seed } }),
     planner,
     wrongSizes: variant.wrongSizes ?? 1,
     clock: () => performance.now(),
   });
-  const times = Float64Array.from(jobs, (job, j) => (simulation.completion[j] as number) - job.submitSeconds).sort();
+  const counted = jobs.filter((job) => job.submitSeconds >= warmSeconds);
+  const times = Float64Array.from(
+    counted,
+    (job, i) => (simulation.completion[i + jobs.length - counted.length] as number) - job.submitSeconds,
+  ).sort();
   const { timeline } = simulation;
+  const metrics = metricsOf(simulation, jobs, setting.gpus);
+  for (const [name, value] of Object.entries(metrics)) {
+    if (!Number.isFinite(value)) throw new Error(`metric ${name} must be a finite number, is ${value}`);
+  }
   const binned = (column: readonly number[], peak: number) =>
-    timeline.binned(column, timeline.windowSeconds, timelineBins).map((value) => value / (peak * setting.gpus));
+    timeline.binned(column, timeline.until, timelineBins).map((value) => value / (peak * setting.gpus));
   return {
     result: {
-      metrics: metricsOf(simulation, jobs, setting.gpus),
-      bounds: { ...boundsOf(jobs, setting.gpus), groupingGain: demandOf(jobs) / groupedDemandOf(jobs) },
+      metrics,
+      bounds: {
+        ...boundsOf(counted, setting.gpus),
+        ...windowLimits(jobs, setting.gpus, measured.baseGemmTokensPerSecond, timeline.from, timeline.until),
+      },
+      load: loadOf(jobs, setting.gpus, setting.warmShare),
       quantiles: Array.from({ length: quantilePoints }, (_, i) => quantile(times, (i + 1) / quantilePoints)),
+      untilSeconds: timeline.until,
       busy: binned(timeline.busy, 1),
       useful: binned(timeline.tokensPerSecond, measured.baseGemmTokensPerSecond),
     },
@@ -92,6 +114,11 @@ export async function runOne(spec: RunSpec, planner: Pick<Planner, "plan">): Pro
       plans: simulation.plans,
     },
   };
+}
+
+function optionsOf({ clairvoyant = false, options = {}, preemptionFactor = 1 }: Variant): PlannerOptions {
+  const usual = clairvoyant ? free : defaultOptions;
+  return { ...usual, preemptionSeconds: usual.preemptionSeconds * preemptionFactor, ...options };
 }
 
 const files = new Map<string, Promise<TraceJob[]>>();

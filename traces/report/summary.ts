@@ -1,6 +1,6 @@
 /** Outcomes of several seeds, as one row per setting, load, policy and variant. */
 
-import type { Metrics } from "../simulator/metrics.ts";
+import { mean, type Metrics } from "../simulator/metrics.ts";
 import type { RunOutcome, RunResult } from "./run_one.ts";
 import type { RunSpec } from "./spec.ts";
 
@@ -12,9 +12,13 @@ export interface Row {
   readonly seeds: number;
   /** Means over seeds; of worst values the worst, of counts of broken bounds the sum. */
   readonly metrics: Metrics;
+  readonly loadInWindow: number;
   /** Means over seeds. */
   readonly bounds: RunResult["bounds"];
+  /** Completion time at 1/100, 2/100 ... of the jobs that count. */
   readonly quantiles: readonly number[];
+  /** Last submission; busy and useful are means over equal spans up to it. */
+  readonly untilSeconds: number;
   readonly busy: readonly number[];
   readonly useful: readonly number[];
   /** Mean completion time of each seed, for ratios seed by seed. */
@@ -30,6 +34,7 @@ export interface TimingRow {
   readonly plannerMsPerPlan: number;
   readonly plannerWorstMs: number;
   readonly wallMs: number;
+  readonly runs: number;
 }
 
 export function rowKey(
@@ -48,10 +53,13 @@ export function summarise(specs: readonly RunSpec[], outcomes: readonly RunOutco
       metrics: {
         ...meanOf(metrics),
         worstSlowdown: Math.max(...metrics.map((each) => each.worstSlowdown)),
+        worstTenant: Math.max(...metrics.map((each) => each.worstTenant)),
         boundsBroken: metrics.reduce((sum, each) => sum + each.boundsBroken, 0),
       },
+      loadInWindow: mean(results.map((result) => result.load)),
       bounds: meanOf(results.map((result) => result.bounds)),
       quantiles: meanColumns(results.map((result) => result.quantiles)),
+      untilSeconds: mean(results.map((result) => result.untilSeconds)),
       busy: meanColumns(results.map((result) => result.busy)),
       useful: meanColumns(results.map((result) => result.useful)),
       meanCompletions: metrics.map((each) => each.meanCompletion),
@@ -65,9 +73,10 @@ export function timings(specs: readonly RunSpec[], outcomes: readonly RunOutcome
     const sum = (pick: (outcome: RunOutcome) => number) => members.reduce((total, each) => total + pick(each), 0);
     return {
       ...key,
-      plannerMsPerPlan: sum(({ timing }) => timing.plannerMs) / sum(({ timing }) => timing.plans),
+      plannerMsPerPlan: sum(({ timing }) => timing.plannerMs) / Math.max(1, sum(({ timing }) => timing.plans)),
       plannerWorstMs: Math.max(...members.map(({ timing }) => timing.plannerWorstMs)),
       wallMs: sum(({ timing }) => timing.wallMs) / members.length,
+      runs: members.length,
     };
   });
 }

@@ -1,4 +1,4 @@
-/** Line charts as SVG text, readable in print: lines differ by dash as well as by colour. */
+/** Charts as SVG text, each a file of its own if need be. Readable in grey: lines differ by dash and mark as well as by colour. */
 
 export interface Line {
   readonly name: string;
@@ -12,7 +12,20 @@ export interface LineStyle {
   readonly colour: string;
   readonly dash: string;
   readonly width: number;
+  readonly mark: Mark;
 }
+
+/** Shapes around 0, 0. */
+const marks = {
+  none: "",
+  disc: "M-3 0a3 3 0 1 0 6 0a3 3 0 1 0 -6 0z",
+  square: "M-2.7 -2.7h5.4v5.4h-5.4z",
+  triangle: "M0 -3.6L3.4 2.6H-3.4z",
+  diamond: "M0 -3.8L3.8 0L0 3.8L-3.8 0z",
+  cross: "M-3 -3L3 3M-3 3L3 -3",
+  plus: "M-3.6 0H3.6M0 -3.6V3.6",
+} as const;
+export type Mark = keyof typeof marks;
 
 export interface Axis {
   readonly label: string;
@@ -20,6 +33,8 @@ export interface Axis {
   readonly from?: number;
   readonly to?: number;
   readonly format?: (value: number) => string;
+  /** Absent: round numbers. */
+  readonly ticks?: readonly number[];
 }
 
 const width = 620;
@@ -28,42 +43,119 @@ const left = 58;
 const right = 140;
 const top = 12;
 const bottom = 44;
+const marksPerLine = 7;
+
+const look = "<style>text{font:11px system-ui,sans-serif;fill:#111}.grid{stroke:#dcdcdc}.axis{stroke:#111}</style>";
 
 export function lineChart(title: string, x: Axis, y: Axis, lines: readonly Line[]): string {
   const xs = scaleOf(x, lines.flatMap((line) => line.points.map((point) => point[0])), left, width - right);
   const ys = scaleOf(y, lines.flatMap((line) => line.points.map((point) => point[1])), height - bottom, top);
   const parts = [
+    ...axes(xs, ys, x, y, height),
+    ...lines.map((line) =>
+      `<path d="${pathOf(line, xs.at, ys.at)}" fill="none" ${stroke(line.style)}/>` + marksOf(line, xs.at, ys.at)
+    ),
+    ...lines.map((line, i) => legendEntry(line.name, line.style, top + 10 + i * 18)),
+  ];
+  return page(title, height, parts);
+}
+
+export interface DotRow {
+  readonly name: string;
+  /** One per column of the legend; absent ones are left out. */
+  readonly values: readonly (number | undefined)[];
+}
+
+/** A line per row, a mark per value. */
+export function dotChart(title: string, x: Axis, columns: readonly string[], rows: readonly DotRow[]): string {
+  const indent = 130;
+  const tall = bottom + top + 22 * rows.length;
+  const xs = scaleOf(
+    x,
+    rows.flatMap((row) => row.values.filter((value) => value !== undefined)),
+    indent,
+    width - right,
+  );
+  const styles: readonly LineStyle[] = [
+    { colour: "#111111", dash: "", width: 1.4, mark: "disc" },
+    { colour: "#0b4fc4", dash: "", width: 1.4, mark: "diamond" },
+  ];
+  const parts = [
+    ...xTicks(xs, x, tall),
+    `<text x="${(indent + width - right) / 2}" y="${tall - 8}" text-anchor="middle">${escape(x.label)}</text>`,
+    ...rows.flatMap(({ name, values }, r) => {
+      const at = top + 11 + 22 * r;
+      return [
+        `<line class="grid" x1="${indent}" x2="${width - right}" y1="${at}" y2="${at}"/>`,
+        `<text x="${indent - 8}" y="${at}" dy="0.35em" text-anchor="end">${escape(name)}</text>`,
+        ...values.map((value, c) =>
+          value === undefined ? "" : markAt(styles[c] as LineStyle, xs.at(value), at, c === 0)
+        ),
+      ];
+    }),
+    ...columns.map((name, c) => {
+      const at = top + 11 + 18 * c;
+      return markAt(styles[c] as LineStyle, width - right + 18, at, c === 0) +
+        `<text x="${width - right + 28}" y="${at}" dy="0.35em">${escape(name)}</text>`;
+    }),
+  ];
+  return page(title, tall, parts);
+}
+
+function page(title: string, tall: number, parts: readonly string[]): string {
+  return `<svg viewBox="0 0 ${width} ${tall}" role="img" aria-label="${
+    escape(title)
+  }" xmlns="http://www.w3.org/2000/svg">${look}${parts.join("")}</svg>`;
+}
+
+function axes(xs: Scale, ys: Scale, x: Axis, y: Axis, tall: number): string[] {
+  return [
     ...ys.ticks.map((value) => {
       const at = px(ys.at(value));
       return `<line class="grid" x1="${left}" x2="${width - right}" y1="${at}" y2="${at}"/>` +
         `<text x="${left - 6}" y="${at}" dy="0.35em" text-anchor="end">${(y.format ?? plainNumber)(value)}</text>`;
     }),
-    ...xs.ticks.map((value) => {
-      const at = px(xs.at(value));
-      return `<line class="axis" x1="${at}" x2="${at}" y1="${height - bottom}" y2="${height - bottom + 4}"/>` +
-        `<text x="${at}" y="${height - bottom + 16}" text-anchor="middle">${(x.format ?? plainNumber)(value)}</text>`;
-    }),
-    `<line class="axis" x1="${left}" x2="${width - right}" y1="${height - bottom}" y2="${height - bottom}"/>`,
-    `<text x="${(left + width - right) / 2}" y="${height - 8}" text-anchor="middle">${escape(x.label)}</text>`,
-    `<text transform="translate(14 ${(top + height - bottom) / 2}) rotate(-90)" text-anchor="middle">${
+    ...xTicks(xs, x, tall),
+    `<line class="axis" x1="${left}" x2="${width - right}" y1="${tall - bottom}" y2="${tall - bottom}"/>`,
+    `<text x="${(left + width - right) / 2}" y="${tall - 8}" text-anchor="middle">${escape(x.label)}</text>`,
+    `<text transform="translate(14 ${(top + tall - bottom) / 2}) rotate(-90)" text-anchor="middle">${
       escape(y.label)
     }</text>`,
-    ...lines.map((line) =>
-      `<path d="${
-        pathOf(line, xs.at, ys.at)
-      }" fill="none" stroke="${line.style.colour}" stroke-width="${line.style.width}" stroke-dasharray="${line.style.dash}"/>`
-    ),
-    ...lines.map((line, i) => {
-      const at = top + 10 + i * 18;
-      return `<line x1="${width - right + 12}" x2="${
-        width - right + 40
-      }" y1="${at}" y2="${at}" stroke="${line.style.colour}" stroke-width="${line.style.width}" stroke-dasharray="${line.style.dash}"/>` +
-        `<text x="${width - right + 46}" y="${at}" dy="0.35em">${escape(line.name)}</text>`;
-    }),
   ];
-  return `<svg viewBox="0 0 ${width} ${height}" role="img" aria-label="${
-    escape(title)
-  }" xmlns="http://www.w3.org/2000/svg">${parts.join("")}</svg>`;
+}
+
+function xTicks(xs: Scale, x: Axis, tall: number): string[] {
+  return xs.ticks.map((value) => {
+    const at = px(xs.at(value));
+    return `<line class="grid" x1="${at}" x2="${at}" y1="${top}" y2="${tall - bottom}"/>` +
+      `<line class="axis" x1="${at}" x2="${at}" y1="${tall - bottom}" y2="${tall - bottom + 4}"/>` +
+      `<text x="${at}" y="${tall - bottom + 16}" text-anchor="middle">${(x.format ?? plainNumber)(value)}</text>`;
+  });
+}
+
+function stroke({ colour, dash, width: thick }: LineStyle): string {
+  return `stroke="${colour}" stroke-width="${thick}"${dash === "" ? "" : ` stroke-dasharray="${dash}"`}`;
+}
+
+function legendEntry(name: string, style: LineStyle, at: number): string {
+  const from = width - right + 12;
+  return `<line x1="${from}" x2="${from + 30}" y1="${at}" y2="${at}" ${stroke(style)}/>` +
+    markAt(style, from + 15, at, false) + `<text x="${from + 36}" y="${at}" dy="0.35em">${escape(name)}</text>`;
+}
+
+function markAt({ mark, colour }: LineStyle, x: number, y: number, hollow: boolean): string {
+  if (mark === "none") return "";
+  const open = mark === "cross" || mark === "plus";
+  return `<path transform="translate(${px(x)} ${px(y)})" d="${marks[mark]}" fill="${
+    open ? "none" : hollow ? "#fff" : colour
+  }" stroke="${colour}" stroke-width="1.3"/>`;
+}
+
+function marksOf({ points, style }: Line, x: (value: number) => number, y: (value: number) => number): string {
+  if (style.mark === "none") return "";
+  const every = Math.max(1, Math.round(points.length / marksPerLine));
+  return points.filter((_, i) => i % every === Math.floor(every / 2)).map(([a, b]) => markAt(style, x(a), y(b), false))
+    .join("");
 }
 
 function pathOf(line: Line, x: (value: number) => number, y: (value: number) => number): string {
@@ -93,7 +185,7 @@ function scaleOf(axis: Axis, values: readonly number[], start: number, end: numb
   }
   if (!(to > from)) to = from + 1;
   const at = (value: number) => start + Math.max(0, Math.min(1, (value - from) / (to - from))) * (end - start);
-  return { at, ticks: evenTicks(from, to) };
+  return { at, ticks: axis.ticks ?? evenTicks(from, to) };
 }
 
 function logTicks(from: number, to: number): number[] {

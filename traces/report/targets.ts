@@ -1,101 +1,163 @@
-/** The project's targets, what was reached, and for each the number beyond which nothing can go. */
+/**
+ * The project's targets for `default`, what was reached, and for each the number beyond which nothing can go. A ratio or a difference is
+ * always "more is better", so a bound below the wanted value forbids it.
+ */
 
+import { clairvoyant, type Section } from "./plan.ts";
 import type { Row } from "./summary.ts";
 
+export const targetKinds = {
+  mean: "mean completion time, FIFO / default",
+  throughput: "throughput in the saturated window, default / FIFO",
+  held: "GPUs held while jobs arrive, default - FIFO, points",
+  useful: "useful FLOPs while jobs arrive, default - FIFO, points",
+  tloraMean: "mean completion time, tLoRA / default",
+  tloraP99: "p99 completion time, tLoRA / default",
+  notWorseMean: "never worse: mean completion time, tLoRA / default",
+  notWorseP99: "never worse: p99 completion time, tLoRA / default",
+  broken: "jobs whose slowdown bound was ever broken, negative",
+} as const;
+export type TargetKind = keyof typeof targetKinds;
+
+export type Verdict = "met" | "missed" | "out of reach";
+
 export interface Target {
+  readonly kind: TargetKind;
   readonly setting: string;
   readonly load: number;
-  readonly what: string;
   readonly wanted: number;
   readonly reached: number;
   /** The most that any policy could reach, where such a bound is known. */
   readonly bound: number | null;
-  readonly boundWhat: string;
-  readonly met: boolean;
+  /** The same figure of clairvoyant SRSF that pays nothing, where it was run: no bound, but somebody reaches it. */
+  readonly clairvoyant: number | null;
+  readonly verdict: Verdict;
 }
 
-export function targetsOf(rows: readonly Row[]): Target[] {
+/** What the bounds are, by kind. */
+export const boundWords: Readonly<Record<TargetKind, string>> = {
+  mean: "FIFO's mean / largest of mean time alone, fluid limit and busy-time limit with grouping",
+  throughput: "device time alone / in groups at the jobs' slowdown bounds",
+  held: "all GPUs, or all that has arrived is run at once",
+  useful: "all that has arrived is trained at once, or all GPUs run the best groups that keep the slowdown bounds",
+  tloraMean: "tLoRA's mean / largest of the three limits",
+  tloraP99: "tLoRA's p99 / larger of the 0.99 quantile of the times alone and what capacity allows",
+  notWorseMean: "as above",
+  notWorseP99: "as above",
+  broken: "",
+};
+
+export function targetsOf(rows: readonly Row[], sections: readonly Section[]): Target[] {
   const targets: Target[] = [];
-  const add = (row: Row, what: string, wanted: number, reached: number, bound: number | null, boundWhat: string) =>
-    void targets.push({
-      setting: row.setting,
-      load: row.load,
-      what,
-      wanted,
-      reached,
-      bound,
-      boundWhat,
-      met: reached >= wanted,
-    });
-  for (const row of rows.filter((each) => each.policy === "default" && each.variant === "")) {
-    const beside = (policy: string, variant = "") =>
-      rows.find((each) =>
-        each.setting === row.setting && each.load === row.load && each.policy === policy && each.variant === variant
-      );
-    const fifo = beside("fifo");
-    const tlora = beside("tlora");
-    const ours = row.metrics;
-    if (fifo && row.load < 2) {
-      const limit = fifo.metrics.meanCompletion / row.bounds.grouped;
-      const clairvoyant = beside("srsf", "clairvoyant, nothing charged");
-      const sharper = clairvoyant === undefined
-        ? ""
-        : `; clairvoyant SRSF, nothing charged: ${
-          (fifo.metrics.meanCompletion / clairvoyant.metrics.meanCompletion).toFixed(2)
-        }x`;
-      add(
-        row,
-        "mean completion time, FIFO / default",
-        5.4,
-        fifo.metrics.meanCompletion / ours.meanCompletion,
-        limit,
-        `largest of time alone and fluid limit${sharper}`,
-      );
-      add(
-        row,
-        "useful FLOPs while jobs arrive, default - FIFO, points",
-        37,
-        100 * (ours.usefulInWindow - fifo.metrics.usefulInWindow),
-        100 * (mostUseful(row) - fifo.metrics.usefulInWindow),
-        "all that arrives is trained at once",
-      );
+  for (const { setting, loads, saturated } of sections) {
+    for (const load of loads) {
+      const at = rows.filter((row) => row.setting === setting.name && row.load === load);
+      const find = (policy: string, variant = "") => at.find((row) => row.policy === policy && row.variant === variant);
+      const ours = find("default");
+      if (ours === undefined) continue;
+      const others = { fifo: find("fifo"), tlora: find("tlora"), seeing: find("srsf", clairvoyant.name) };
+      targets.push(...ofOne(ours, others, saturated));
     }
-    if (fifo && row.load >= 2) {
-      add(
-        row,
-        "throughput, default / FIFO",
-        1.8,
-        ours.usefulInWindow / fifo.metrics.usefulInWindow,
-        row.bounds.groupingGain,
-        "device time alone / in endless groups, by the cost curve",
-      );
-    }
-    if (tlora && row.load < 2) {
-      const wanted = row.load >= 0.9 ? 1.2 : 0.98;
-      const mean = tlora.metrics.meanCompletion;
-      add(
-        row,
-        "mean completion time, tLoRA / default",
-        wanted,
-        mean / ours.meanCompletion,
-        mean / row.bounds.grouped,
-        "largest of time alone and fluid limit",
-      );
-      add(
-        row,
-        "p99 completion time, tLoRA / default",
-        wanted,
-        tlora.metrics.p99Completion / ours.p99Completion,
-        null,
-        "",
-      );
-    }
-    add(row, "slowdown bounds kept (0 broken)", 0, -ours.boundsBroken, null, "");
   }
   return targets;
 }
 
-/** Useful share if every token that arrives in the window were trained in it. */
-function mostUseful({ metrics }: Row): number {
-  return Math.min(1, metrics.useful * metrics.makespan / metrics.windowSeconds);
+interface Others {
+  readonly fifo: Row | undefined;
+  readonly tlora: Row | undefined;
+  readonly seeing: Row | undefined;
+}
+
+function ofOne(ours: Row, { fifo, tlora, seeing }: Others, saturated: boolean): Target[] {
+  const targets: Target[] = [];
+  const { setting, load, bounds, metrics } = ours;
+  const add = (
+    kind: TargetKind,
+    wanted: number,
+    reached: number,
+    bound: number | null = null,
+    clairvoyant: number | null = null,
+  ) => {
+    const verdict = reached >= wanted ? "met" : bound !== null && bound < wanted ? "out of reach" : "missed";
+    targets.push({ kind, setting, load, wanted, reached, bound, clairvoyant, verdict });
+  };
+  if (fifo !== undefined && saturated) {
+    const base = fifo.metrics.usefulInWindow;
+    const best = seeing && seeing.metrics.usefulInWindow / base;
+    add("throughput", 1.8, metrics.usefulInWindow / base, bounds.groupingGain, best ?? null);
+  }
+  if (fifo !== undefined) {
+    const { meanCompletion, busyInWindow, usefulInWindow } = fifo.metrics;
+    if (!saturated) {
+      const best = seeing && meanCompletion / seeing.metrics.meanCompletion;
+      add("mean", 5.4, meanCompletion / metrics.meanCompletion, meanCompletion / bounds.grouped, best ?? null);
+    }
+    const points = (share: number, of: number) => 100 * (share - of);
+    const best = (column: "busyInWindow" | "usefulInWindow", of: number) =>
+      seeing === undefined ? null : points(seeing.metrics[column], of);
+    add(
+      "held",
+      37,
+      points(metrics.busyInWindow, busyInWindow),
+      points(bounds.mostHeld, busyInWindow),
+      best("busyInWindow", busyInWindow),
+    );
+    add(
+      "useful",
+      37,
+      points(metrics.usefulInWindow, usefulInWindow),
+      points(bounds.mostUseful, usefulInWindow),
+      best("usefulInWindow", usefulInWindow),
+    );
+  }
+  if (tlora !== undefined) {
+    const { meanCompletion, p99Completion } = tlora.metrics;
+    const mean = [
+      meanCompletion / metrics.meanCompletion,
+      meanCompletion / bounds.grouped,
+      seeing === undefined ? null : meanCompletion / seeing.metrics.meanCompletion,
+    ] as const;
+    const p99 = [
+      p99Completion / metrics.p99Completion,
+      p99Completion / bounds.p99,
+      seeing === undefined ? null : p99Completion / seeing.metrics.p99Completion,
+    ] as const;
+    if (load >= 0.9) {
+      add("tloraMean", 1.2, ...mean);
+      add("tloraP99", 1.2, ...p99);
+    }
+    add("notWorseMean", 0.98, ...mean);
+    add("notWorseP99", 0.98, ...p99);
+  }
+  add("broken", 0, -metrics.boundsBroken);
+  return targets;
+}
+
+export interface Summary {
+  readonly kind: TargetKind;
+  readonly wanted: number;
+  readonly count: number;
+  readonly met: number;
+  readonly outOfReach: number;
+  readonly worst: Target;
+  readonly best: Target;
+}
+
+/** Each kind over all settings and loads. */
+export function summaryOf(targets: readonly Target[]): Summary[] {
+  return (Object.keys(targetKinds) as TargetKind[]).flatMap((kind) => {
+    const of = targets.filter((target) => target.kind === kind).toSorted((a, b) => a.reached - b.reached);
+    const [worst, best] = [of[0], of.at(-1)];
+    if (worst === undefined || best === undefined) return [];
+    const count = (verdict: Verdict) => of.filter((target) => target.verdict === verdict).length;
+    return [{
+      kind,
+      wanted: worst.wanted,
+      count: of.length,
+      met: count("met"),
+      outOfReach: count("out of reach"),
+      worst,
+      best,
+    }];
+  });
 }

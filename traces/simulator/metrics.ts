@@ -5,6 +5,7 @@ import type { LoraJob } from "../workload/lora_jobs.ts";
 import type { Simulation } from "./simulate.ts";
 
 export interface Metrics {
+  /** Jobs that count: submitted at or after the end of the warm-up. All others are simulated as well. */
   readonly jobs: number;
   readonly dropped: number;
   readonly meanCompletion: number;
@@ -12,64 +13,82 @@ export interface Metrics {
   readonly p95Completion: number;
   readonly p99Completion: number;
   readonly meanWait: number;
+  /** Last end of all jobs. */
   readonly makespan: number;
-  /** Last submission. */
+  /** From the end of the warm-up to the last submission. */
   readonly windowSeconds: number;
-  /** Share of the GPUs held by a job, until the last submission and until the last end. */
+  /** Share of the GPUs held by a job, in the window and until the last end. */
   readonly busyInWindow: number;
   readonly busy: number;
   /** Tokens trained / what back-to-back GEMMs of the frozen base give on all GPUs: FLOPs that count, by the same two spans. */
   readonly usefulInWindow: number;
   readonly useful: number;
-  readonly tokensPerSecond: number;
+  /** Share of the window in which a job waited: 1 where the cluster is saturated. */
+  readonly waitingInWindow: number;
+  readonly tokensPerSecondInWindow: number;
   /** Tokens per second of a GPU that is held: what grouping raises. */
   readonly tokensPerBusyGpuSecond: number;
+  /** Worst (step in a group) / (step alone), and jobs for which it ever passed their bound. */
   readonly worstSlowdown: number;
-  /** Jobs whose step was ever slower than their bound allows. */
   readonly boundsBroken: number;
-  /** Largest of the tenants' (Σ completion time / Σ time alone), over the smallest; and Jain's index of these ratios. */
+  /** Completion time / time alone, a job's time alone taken as 60 s at least: 0.99 quantile. */
+  readonly p99Stretch: number;
+  /** Finish-time fairness, Σ completion time / Σ time alone by tenant: the largest, it over the smallest, Jain's index. */
+  readonly worstTenant: number;
   readonly tenantSpread: number;
   readonly tenantJain: number;
   readonly preemptions: number;
   readonly moves: number;
-  /** Share of all held device time lost to preemptions and moves, and to loading bases. */
+  /** Share of all held device time lost to preemptions and moves, to loading bases, and to steps that failures undid. */
   readonly preemptionShare: number;
   readonly coldStarts: number;
   readonly coldStartShare: number;
+  readonly failures: number;
+  readonly lostShare: number;
   readonly plans: number;
 }
 
+/** A job this much shorter than a minute has no stretch that means anything. */
+const leastAlone = 60;
+
 /** `jobs` as they were simulated: those wider than a node left out. */
 export function metricsOf(simulation: Simulation, jobs: readonly LoraJob[], gpus: number): Metrics {
-  const { timeline, completion } = simulation;
-  const times = jobs.map((job, j) => (completion[j] as number) - job.submitSeconds);
+  const { timeline, completion, firstStart, worstSlowdown } = simulation;
+  const counted = [...jobs.keys()].filter((j) => (jobs[j] as LoraJob).submitSeconds >= timeline.from);
+  const since = (times: Float64Array) => counted.map((j) => (times[j] as number) - (jobs[j] as LoraJob).submitSeconds);
+  const times = since(completion);
   const sorted = Float64Array.from(times).sort();
-  const waits = jobs.map((job, j) => (simulation.firstStart[j] as number) - job.submitSeconds);
+  const alone = counted.map((j) => aloneOf(jobs[j] as LoraJob));
   const makespan = completion.reduce((last, end) => Math.max(last, end), 0);
-  const tokens = jobs.reduce((sum, job) => sum + job.steps * job.stepTokens, 0);
+  const tokens = sum(jobs.map((job) => job.steps * job.stepTokens));
   const peak = measured.baseGemmTokensPerSecond * gpus;
-  const window = timeline.windowSeconds;
-  const ratios = tenantRatios(jobs, times);
+  const window = timeline.until - timeline.from;
+  const ratios = tenantRatios(counted.map((j) => (jobs[j] as LoraJob).tenant), times, alone);
   return {
-    jobs: jobs.length,
+    jobs: counted.length,
     dropped: simulation.dropped,
     meanCompletion: mean(times),
     medianCompletion: quantile(sorted, 0.5),
     p95Completion: quantile(sorted, 0.95),
     p99Completion: quantile(sorted, 0.99),
-    meanWait: mean(waits),
+    meanWait: mean(since(firstStart)),
     makespan,
     windowSeconds: window,
     busyInWindow: timeline.busySecondsInWindow / (gpus * window),
     busy: timeline.busySeconds / (gpus * makespan),
     usefulInWindow: timeline.tokensInWindow / (peak * window),
     useful: tokens / (peak * makespan),
-    tokensPerSecond: tokens / makespan,
+    waitingInWindow: timeline.waitingInWindow / window,
+    tokensPerSecondInWindow: timeline.tokensInWindow / window,
     tokensPerBusyGpuSecond: tokens / timeline.busySeconds,
-    worstSlowdown: simulation.worstSlowdown.reduce((a, b) => Math.max(a, b), 0),
-    // The planner compares a product and reports a quotient: the last bit may differ.
-    boundsBroken:
-      jobs.filter((job, j) => (simulation.worstSlowdown[j] as number) > job.maxSlowdown * (1 + 1e-12)).length,
+    worstSlowdown: worstSlowdown.reduce((a, b) => Math.max(a, b), 0),
+    // The planner compares products and this is a quotient: the last bits may differ.
+    boundsBroken: jobs.filter((job, j) => (worstSlowdown[j] as number) > job.maxSlowdown * (1 + 1e-12)).length,
+    p99Stretch: quantile(
+      Float64Array.from(times, (time, i) => time / Math.max(leastAlone, alone[i] as number)).sort(),
+      0.99,
+    ),
+    worstTenant: Math.max(...ratios),
     tenantSpread: Math.max(...ratios) / Math.min(...ratios),
     tenantJain: sum(ratios) ** 2 / (ratios.length * sum(ratios.map((x) => x * x))),
     preemptions: simulation.preemptions,
@@ -77,6 +96,8 @@ export function metricsOf(simulation: Simulation, jobs: readonly LoraJob[], gpus
     preemptionShare: simulation.preemptionSeconds / timeline.busySeconds,
     coldStarts: simulation.coldStarts,
     coldStartShare: simulation.coldStartSeconds / timeline.busySeconds,
+    failures: simulation.failures,
+    lostShare: simulation.lostSeconds / timeline.busySeconds,
     plans: simulation.plans,
   };
 }
@@ -94,13 +115,17 @@ function sum(values: readonly number[]): number {
   return values.reduce((a, b) => a + b, 0);
 }
 
-function tenantRatios(jobs: readonly LoraJob[], times: readonly number[]): number[] {
+function aloneOf(job: LoraJob): number {
+  return job.steps * job.aloneStepSeconds;
+}
+
+function tenantRatios(tenants: readonly number[], times: readonly number[], alone: readonly number[]): number[] {
   const byTenant = new Map<number, { time: number; alone: number }>();
-  jobs.forEach((job, j) => {
-    let sums = byTenant.get(job.tenant);
-    if (sums === undefined) byTenant.set(job.tenant, sums = { time: 0, alone: 0 });
-    sums.time += times[j] as number;
-    sums.alone += job.steps * job.aloneStepSeconds;
+  tenants.forEach((tenant, i) => {
+    let sums = byTenant.get(tenant);
+    if (sums === undefined) byTenant.set(tenant, sums = { time: 0, alone: 0 });
+    sums.time += times[i] as number;
+    sums.alone += alone[i] as number;
   });
   return [...byTenant.values()].map(({ time, alone }) => time / alone);
 }

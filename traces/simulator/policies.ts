@@ -7,6 +7,8 @@ export interface PolicyRule {
   readonly id: PolicyId;
   /** Also every so many seconds while a job waits. */
   readonly everySeconds?: number;
+  /** A job that finds no place stops everything behind it, in order of submission. */
+  readonly headOfLine?: boolean;
   /** Also when a running job has received this many GPU seconds. */
   readonly attainedSeconds?: number;
 }
@@ -15,12 +17,15 @@ export interface PolicyRule {
 const tiresiasSeconds = 16 * 3600;
 const lasSeconds = 360;
 
+const headOfLine = ["fifo", "fifoGrouped", "mloraFifo"];
+
 /** A policy of this planner, by its name there. */
 export function policyRule(name: string): PolicyRule {
   const id = (Policy as Readonly<Record<string, PolicyId>>)[name];
   if (id === undefined) {
     throw new RangeError(`policy must be one of ${Object.keys(Policy).join(", ")}, is "${name}"`);
   }
+  if (headOfLine.includes(name)) return { name, id, headOfLine: true };
   if (name.startsWith("las")) return { name, id, everySeconds: lasSeconds };
   if (name.startsWith("tiresias")) return { name, id, attainedSeconds: tiresiasSeconds };
   return { name, id };

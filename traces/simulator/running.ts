@@ -1,17 +1,23 @@
-/** Where each job runs, how far it is, and what starting, moving and coming back cost. */
+/** Where each job runs, how far it is, and what starting, moving, coming back and failing cost. */
 
 import type { Devices, Plan } from "../../planner-wasm/mod.ts";
 import type { LoraJob } from "../workload/lora_jobs.ts";
+import type { Charges } from "./charges.ts";
 
 export class RunningJobs {
   /** First device, -1: none. */
   readonly device: Int32Array;
-  /** When it ends if nothing changes; Infinity while it waits. */
+  /** When it gives its devices back if nothing changes; Infinity while it waits. */
   readonly finish: Float64Array;
   readonly firstStart: Float64Array;
+  /** Worst (seconds per step in the group) / (alone). */
   readonly worstSlowdown: Float64Array;
   /** Device seconds up to the last change of its place or speed. */
   readonly attainedBefore: Float64Array;
+  /** Device seconds in which it held devices and made no step: moves, loads, start and end. */
+  readonly idle: Float64Array;
+  /** Device seconds of steps that a failure undid. */
+  readonly lost: Float64Array;
   readonly residentBase: Int32Array;
   tokensPerSecond = 0;
   preemptions = 0;
@@ -19,34 +25,42 @@ export class RunningJobs {
   preemptionSeconds = 0;
   coldStarts = 0;
   coldStartSeconds = 0;
+  failures = 0;
+  lostSeconds = 0;
 
   readonly #jobs: readonly LoraJob[];
-  readonly #preemption: number;
-  readonly #coldStart: number;
+  readonly #charges: Charges;
   /** Seconds per step in its group. */
   readonly #step: Float64Array;
   /** Since when it holds its devices at this speed, and from when it makes steps. */
   readonly #since: Float64Array;
   readonly #ready: Float64Array;
   readonly #doneBefore: Float64Array;
+  /** When its last checkpoint was, and the steps in it. */
+  readonly #savedAt: Float64Array;
+  readonly #saved: Float64Array;
   /** When each device's base is loaded. */
   readonly #loaded: Float64Array;
 
-  constructor(jobs: readonly LoraJob[], devices: Devices, preemptionSeconds: number, coldStartSeconds: number) {
+  constructor(jobs: readonly LoraJob[], devices: Devices, charges: Charges) {
     const count = jobs.length;
+    const zeros = () => new Float64Array(count);
     this.#jobs = jobs;
-    this.#preemption = preemptionSeconds;
-    this.#coldStart = coldStartSeconds;
+    this.#charges = charges;
     this.device = new Int32Array(count).fill(-1);
-    this.finish = new Float64Array(count).fill(Infinity);
-    this.firstStart = new Float64Array(count).fill(NaN);
-    this.worstSlowdown = new Float64Array(count);
-    this.attainedBefore = new Float64Array(count);
+    this.finish = zeros().fill(Infinity);
+    this.firstStart = zeros().fill(NaN);
+    this.worstSlowdown = zeros();
+    this.attainedBefore = zeros();
+    this.idle = zeros();
+    this.lost = zeros();
     this.residentBase = devices.residentBase.slice();
-    this.#step = new Float64Array(count);
-    this.#since = new Float64Array(count);
-    this.#ready = new Float64Array(count);
-    this.#doneBefore = new Float64Array(count);
+    this.#step = zeros();
+    this.#since = zeros();
+    this.#ready = zeros();
+    this.#doneBefore = zeros();
+    this.#savedAt = zeros();
+    this.#saved = zeros();
     this.#loaded = new Float64Array(devices.kind.length);
   }
 
@@ -65,11 +79,29 @@ export class RunningJobs {
 
   end(j: number, now: number): void {
     this.#settle(j, now);
-    this.device[j] = -1;
-    this.finish[j] = Infinity;
+    this.#leave(j);
   }
 
-  /** Follows the plan; returns how many jobs wait. */
+  /** Its host is gone: it waits with the steps of its last checkpoint. */
+  fail(j: number, now: number): void {
+    const { gang, aloneStepSeconds } = this.#jobs[j] as LoraJob;
+    this.#settle(j, now);
+    const steps = (this.#doneBefore[j] as number) - (this.#saved[j] as number);
+    const seconds = steps * aloneStepSeconds * gang;
+    this.lost[j] = (this.lost[j] as number) + seconds;
+    this.lostSeconds += seconds;
+    this.#doneBefore[j] = this.#saved[j] as number;
+    this.#leave(j);
+    this.failures++;
+  }
+
+  /** Nothing is resident on a device that came back. */
+  forget(device: number): void {
+    this.residentBase[device] = -1;
+    this.#loaded[device] = 0;
+  }
+
+  /** Follows the plan; returns how many of its jobs wait. */
   apply(plan: Plan, job: Int32Array, rows: number, now: number): number {
     const loads = this.#load(plan, now);
     let waiting = 0;
@@ -85,9 +117,7 @@ export class RunningJobs {
       const step = plan.groupStepSeconds[g] as number;
       const device = plan.groupDevice[g] as number;
       this.tokensPerSecond += (this.#jobs[j] as LoraJob).stepTokens / step;
-      if (device !== this.device[j] || step !== this.#step[j] || loads[g] === 1) {
-        this.#place(j, device, step, plan.jobSlowdown[i] as number, now);
-      }
+      if (device !== this.device[j] || step !== this.#step[j] || loads[g] === 1) this.#place(j, device, step, now);
     }
     return waiting;
   }
@@ -95,6 +125,7 @@ export class RunningJobs {
   /** Bases that the plan needs where they are not: 1 for each group that waits for one. */
   #load(plan: Plan, now: number): Uint8Array {
     const loads = new Uint8Array(plan.groupBase.length);
+    const { coldStart } = this.#charges;
     plan.groupBase.forEach((base, g) => {
       const first = plan.groupDevice[g] as number;
       const end = first + (plan.groupDevices[g] as number);
@@ -102,51 +133,79 @@ export class RunningJobs {
         if (this.residentBase[v] === base) continue;
         this.residentBase[v] = base;
         loads[g] = 1;
-        if (this.#coldStart === 0) continue;
-        this.#loaded[v] = now + this.#coldStart;
+        if (coldStart === 0) continue;
+        this.#loaded[v] = now + coldStart;
         this.coldStarts++;
-        this.coldStartSeconds += this.#coldStart;
+        this.coldStartSeconds += coldStart;
       }
     });
     return loads;
   }
 
+  /** A job that is stopped for another is saved first: it loses time, no steps. */
   #stop(j: number, now: number): void {
     this.#settle(j, now);
-    this.device[j] = -1;
-    this.finish[j] = Infinity;
+    this.#leave(j);
     this.preemptions++;
   }
 
-  #place(j: number, device: number, step: number, slowdown: number, now: number): void {
-    const { gang, steps } = this.#jobs[j] as LoraJob;
+  #leave(j: number): void {
+    this.device[j] = -1;
+    this.finish[j] = Infinity;
+  }
+
+  #place(j: number, device: number, step: number, now: number): void {
+    const { gang, steps, aloneStepSeconds } = this.#jobs[j] as LoraJob;
+    const { preemption, start, endHeld } = this.#charges;
     const runs = this.device[j] !== -1;
     this.#settle(j, now);
     // A delay that has not passed yet goes on, wherever the job is now.
     let ready = Math.max(now, runs ? this.#ready[j] as number : now);
+    const first = Number.isNaN(this.firstStart[j] as number);
     if (device !== this.device[j]) {
-      if (Number.isNaN(this.firstStart[j] as number)) this.firstStart[j] = now;
+      if (first) this.firstStart[j] = now;
       else {
         if (runs) this.moves++;
-        ready += this.#preemption;
-        this.preemptionSeconds += this.#preemption * gang;
+        ready += preemption;
+        this.preemptionSeconds += preemption * gang;
       }
+      this.#savedAt[j] = now;
+      this.#saved[j] = this.#doneBefore[j] as number;
     }
     for (let v = device; v < device + gang; v++) ready = Math.max(ready, this.#loaded[v] as number);
+    if (first) ready += start;
     this.device[j] = device;
     this.#step[j] = step;
     this.#since[j] = now;
     this.#ready[j] = ready;
-    this.finish[j] = ready + (steps - (this.#doneBefore[j] as number)) * step;
+    this.finish[j] = ready + (steps - (this.#doneBefore[j] as number)) * step + endHeld;
+    const slowdown = step / aloneStepSeconds;
     if (slowdown > (this.worstSlowdown[j] as number)) this.worstSlowdown[j] = slowdown;
   }
 
   #settle(j: number, now: number): void {
+    this.#save(j, now);
+    const { gang } = this.#jobs[j] as LoraJob;
     const done = this.done(j, now);
-    const attained = this.attained(j, now);
+    if (this.device[j] !== -1) {
+      const held = now - (this.#since[j] as number);
+      const stepping = (done - (this.#doneBefore[j] as number)) * (this.#step[j] as number);
+      this.idle[j] = (this.idle[j] as number) + gang * (held - stepping);
+    }
+    this.attainedBefore[j] = this.attained(j, now);
     this.#doneBefore[j] = done;
-    this.attainedBefore[j] = attained;
     this.#since[j] = now;
     this.#ready[j] = Math.max(now, this.#ready[j] as number);
+  }
+
+  /** The checkpoints since its place or speed last changed. */
+  #save(j: number, now: number): void {
+    const { checkpoint } = this.#charges;
+    if (checkpoint === Infinity || this.device[j] === -1) return;
+    const since = this.#savedAt[j] as number;
+    const count = Math.floor((now - since) / checkpoint);
+    if (count < 1) return;
+    this.#savedAt[j] = since + count * checkpoint;
+    this.#saved[j] = this.done(j, since + count * checkpoint);
   }
 }

@@ -1,4 +1,4 @@
-/** What the cluster did over time: exact integrals up to the last submission and to the end, and samples for a figure. */
+/** What the cluster did over time: exact integrals in the window and to the end, and samples for a figure. */
 
 export class Timeline {
   readonly times: number[] = [];
@@ -7,24 +7,29 @@ export class Timeline {
   readonly tokensPerSecond: number[] = [];
   readonly jobs: number[] = [];
   readonly waiting: number[] = [];
-  /** Last submission. */
-  readonly windowSeconds: number;
+  /** From the end of the warm-up to the last submission. */
+  readonly from: number;
+  readonly until: number;
   busySeconds = 0;
   busySecondsInWindow = 0;
   tokensInWindow = 0;
+  /** Seconds of the window in which a job waited. */
+  waitingInWindow = 0;
 
-  constructor(windowSeconds: number) {
-    this.windowSeconds = windowSeconds;
+  constructor(from: number, until: number) {
+    this.from = from;
+    this.until = until;
   }
 
   add(time: number, busy: number, tokensPerSecond: number, jobs: number, waiting: number): void {
     const last = this.times.length - 1;
     if (last >= 0) {
       const from = this.times[last] as number;
-      const inWindow = Math.max(0, Math.min(time, this.windowSeconds) - from);
+      const inWindow = Math.max(0, Math.min(time, this.until) - Math.max(from, this.from));
       this.busySeconds += (this.busy[last] as number) * (time - from);
       this.busySecondsInWindow += (this.busy[last] as number) * inWindow;
       this.tokensInWindow += (this.tokensPerSecond[last] as number) * inWindow;
+      if ((this.waiting[last] as number) > 0) this.waitingInWindow += inWindow;
     }
     this.times.push(time);
     this.busy.push(busy);

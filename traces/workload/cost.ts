@@ -20,12 +20,29 @@ export type ProfileName = keyof typeof table.profiles;
 
 export const measured: {
   readonly profiles: Readonly<
-    Record<ProfileName, CostProfile & { readonly what: string; readonly points: readonly CostPoint[] }>
+    Record<
+      ProfileName,
+      CostProfile & { readonly what: string; readonly points: readonly CostPoint[]; readonly worstError: number }
+    >
   >;
+  /** Which device, when, and with which model. */
+  readonly measured: string;
   readonly device: { readonly name: string; readonly memoryBytes: number };
   readonly baseGemmTokensPerSecond: number;
-  readonly adapterBytesPerRank: number;
+  readonly adapter: { readonly bytesPerRank: number; readonly bytesPerColumn: number };
+  readonly charges: {
+    readonly what: string;
+    readonly preemptionSeconds: number;
+    readonly coldStartFixedSeconds: number;
+    readonly coldStartBytesPerSecond: number;
+  };
 } = table;
+
+/** Bytes of an adapter's slot; its columns are whole sixteens. */
+export function adapterBytes(rank: number): number {
+  const { bytesPerRank, bytesPerColumn } = measured.adapter;
+  return bytesPerRank * rank + bytesPerColumn * 16 * Math.ceil(rank / 16);
+}
 
 export interface CostPoint {
   readonly tokens: number;
@@ -52,7 +69,13 @@ export function aloneSeconds(profile: CostProfile, job: StepLoad): number {
     profile.secondsPerRankToken * (job.rank * tokens);
 }
 
-/** Device seconds that a step adds to a group already running: no policy can spend less, however well it groups. */
-export function marginalSeconds(profile: CostProfile, job: StepLoad): number {
-  return job.gang * (aloneSeconds(profile, job) - profile.secondsFixed);
+/**
+ * Least device seconds of a step in any group that keeps the job's slowdown bound s. A group's step takes T = a + Σ mᵢ, mᵢ what member i
+ * adds; shared out in proportion to mᵢ, the job pays m·T/(T - a), which falls as T grows, and T is at most s times the job's step alone.
+ */
+export function leastGroupedSeconds(profile: CostProfile, job: StepLoad, maxSlowdown: number): number {
+  const alone = aloneSeconds(profile, job);
+  const fixed = profile.secondsFixed;
+  const longest = maxSlowdown * alone;
+  return fixed === 0 ? job.gang * alone : job.gang * (alone - fixed) * longest / (longest - fixed);
 }

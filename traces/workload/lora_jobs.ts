@@ -5,7 +5,7 @@
 
 import { uniformOf } from "../random.ts";
 import type { TraceJob } from "../trace_job.ts";
-import { aloneSeconds, type CostProfile, marginalSeconds, measured } from "./cost.ts";
+import { adapterBytes, aloneSeconds, type CostProfile, leastGroupedSeconds } from "./cost.ts";
 
 export const ranks = [2, 4, 8, 16] as const;
 export const batches = [1, 2, 4, 8] as const;
@@ -31,8 +31,8 @@ export interface LoraJob {
   readonly completes: boolean;
   /** Seconds of a step alone. */
   readonly aloneStepSeconds: number;
-  /** Device seconds that a step adds to a running group. */
-  readonly marginalStepSeconds: number;
+  /** Least device seconds of a step in any group that keeps its slowdown bound. */
+  readonly groupedStepSeconds: number;
 }
 
 export interface WorkloadOptions {
@@ -72,13 +72,13 @@ export function loraJobs(trace: readonly TraceJob[], options: WorkloadOptions): 
       submitSeconds: job.submitSeconds,
       base: Math.floor(uniformOf(seed, job.row, 3) * bases.length),
       maxLength: sequence,
-      adapterBytes: rank * measured.adapterBytesPerRank,
+      adapterBytes: adapterBytes(rank),
       maxSlowdown,
       steps,
       declaredSteps: steps / reached,
       completes,
       aloneStepSeconds,
-      marginalStepSeconds: marginalSeconds(profile, load),
+      groupedStepSeconds: leastGroupedSeconds(profile, load, maxSlowdown),
     };
   });
   return jobs.sort((a, b) => a.submitSeconds - b.submitSeconds || a.row - b.row);
@@ -89,15 +89,45 @@ export function demandOf(jobs: readonly LoraJob[]): number {
   return jobs.reduce((sum, job) => sum + job.steps * job.aloneStepSeconds * job.gang, 0);
 }
 
-/** GPU seconds that all jobs would add to groups whose fixed time is paid for. */
+/** Least GPU seconds of all jobs in groups that keep every slowdown bound. */
 export function groupedDemandOf(jobs: readonly LoraJob[]): number {
-  return jobs.reduce((sum, job) => sum + job.steps * job.marginalStepSeconds, 0);
+  return jobs.reduce((sum, job) => sum + job.steps * job.groupedStepSeconds, 0);
 }
 
-/** Submit times scaled so that the jobs' demand is `load` times what `gpus` give until the last submission. */
-export function atLoad(jobs: readonly LoraJob[], gpus: number, load: number): LoraJob[] {
+/**
+ * GPUs that the jobs would keep busy on average between `from` and the last submission if none ever waited, over `gpus`. What a job would
+ * do later is not counted: a few long jobs must not pass for load that the window never sees.
+ */
+export function loadOf(jobs: readonly LoraJob[], gpus: number, warmShare = 0): number {
+  return offered(jobs, gpus, warmShare, 1);
+}
+
+function offered(jobs: readonly LoraJob[], gpus: number, warmShare: number, scale: number): number {
+  const until = (jobs.at(-1)?.submitSeconds ?? 0) * scale;
+  const from = warmShare * until;
+  let busy = 0;
+  for (const { submitSeconds, steps, aloneStepSeconds, gang } of jobs) {
+    const start = submitSeconds * scale;
+    busy += gang * Math.max(0, Math.min(until, start + steps * aloneStepSeconds) - Math.max(from, start));
+  }
+  return busy / (gpus * (until - from));
+}
+
+/** Submit times scaled so that `loadOf` is `load`: the shorter the span, the more jobs run at once. */
+export function atLoad(jobs: readonly LoraJob[], gpus: number, load: number, warmShare = 0): LoraJob[] {
   const span = jobs.at(-1)?.submitSeconds ?? 0;
   if (!(span > 0)) throw new RangeError(`jobs must span more than 0 s to be scaled to a load, span ${span} s`);
-  const scale = demandOf(jobs) / (load * gpus) / span;
-  return jobs.map((job) => ({ ...job, submitSeconds: job.submitSeconds * scale }));
+  const most = jobs.reduce((sum, job) => sum + job.gang, 0) / gpus;
+  if (!(load > 0 && load < most / 2)) {
+    throw new RangeError(`load must be above 0 and below ${most / 2}, half of what all jobs at once are, is ${load}`);
+  }
+  let low = 1e-12 / span;
+  let high = 1e12 / span;
+  // Halves the exponent: scales differ by orders of magnitude.
+  for (let round = 0; round < 200 && high / low > 1 + 1e-12; round++) {
+    const middle = Math.sqrt(low * high);
+    if (offered(jobs, gpus, warmShare, middle) > load) low = middle;
+    else high = middle;
+  }
+  return jobs.map((job) => ({ ...job, submitSeconds: job.submitSeconds * high }));
 }
