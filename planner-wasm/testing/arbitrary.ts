@@ -8,12 +8,12 @@ import { Policy, type Snapshot } from "../types.ts";
 import { type DeviceRow, type JobRow, type ProfileRow, snapshotOf } from "./build.ts";
 
 /** Few values, so that ties and exact limits happen. */
-export const among = (...values: number[]) => fc.constantFrom(...values);
+const among = (...values: number[]) => fc.constantFrom(...values);
 
 /** Policies under which jobs may train beside others. */
 const GROUPING = Object.values(Policy).filter((id) => id >= Policy.tlora || id === Policy.mloraFifo);
 
-export interface Shape {
+interface Shape {
   readonly policies: readonly number[];
   readonly devices: readonly [number, number];
   readonly jobs: readonly [number, number];
@@ -26,7 +26,7 @@ export interface Shape {
   readonly tenants?: fc.Arbitrary<readonly { weight: number }[]>;
 }
 
-export const WILD: Shape = {
+const WILD: Shape = {
   policies: Object.values(Policy),
   devices: [0, 7],
   jobs: [0, 16],
@@ -69,7 +69,7 @@ export const WILD: Shape = {
   },
 };
 
-export const CROWDED: Shape = {
+const CROWDED: Shape = {
   policies: [...Array<number>(12).fill(Policy.default), ...Object.values(Policy)],
   devices: [1, 8],
   jobs: [4, 28],
@@ -132,6 +132,9 @@ function records<T>(fields: Partial<Record<keyof T, fc.Arbitrary<number>>>): fc.
   return fc.record(fields as Record<string, fc.Arbitrary<number>>) as fc.Arbitrary<Partial<T>>;
 }
 
+/** For shapes of their own beside these. */
+export { among, CROWDED, type Shape, snapshotsOf, WILD };
+
 /** Mostly absent, as in a live snapshot. */
 const options = fc.option(
   fc.record({
@@ -146,7 +149,7 @@ const options = fc.option(
   { nil: undefined, freq: 2 },
 );
 
-export function snapshotsOf(shape: Shape): fc.Arbitrary<Snapshot> {
+function snapshotsOf(shape: Shape): fc.Arbitrary<Snapshot> {
   const pairs = [0, 1, 2].flatMap((base) => [0, 1].map((deviceKind) => ({ base, deviceKind })));
   return fc.integer({ min: shape.devices[0], max: shape.devices[1] }).chain((deviceCount) =>
     fc.record({

@@ -5,7 +5,7 @@
 
 import fc from "fast-check";
 import { encodeSnapshot, type Plan, type Planner, Policy, Reason, type Snapshot } from "../../planner-wasm/mod.ts";
-import { crowded, large, wild } from "../../planner-wasm/testing/arbitrary.ts";
+import { large, snapshots as healthyOrWild } from "../../planner-wasm/testing/arbitrary.ts";
 import { brokenRules } from "../../planner-wasm/testing/invariants.ts";
 import { odd } from "../../planner-wasm/testing/odd.ts";
 import { firstDifference, planBytes } from "../../planner-wasm/testing/plan_bytes.ts";
@@ -16,8 +16,7 @@ import { minimise } from "./minimise.ts";
 
 /** Large ones cost the twin a hundred times as much, so there are few. */
 export const mixture: fc.Arbitrary<Snapshot> = fc.oneof(
-  { weight: 120, arbitrary: wild },
-  { weight: 120, arbitrary: crowded },
+  { weight: 240, arbitrary: healthyOrWild },
   { weight: 80, arbitrary: tenanted },
   { weight: 80, arbitrary: odd },
   { weight: 1, arbitrary: large },
