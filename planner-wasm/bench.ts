@@ -1,6 +1,9 @@
-/** How long a whole plan takes, module against twin: a table, and JSON with `--json FILE`. */
+/**
+ * How long plans take: whole ones, one arrival, growth with the number of jobs, module against twin. A library for `deno task
+ * bench`; run alone it prints a table, and writes JSON with `--json FILE`.
+ */
 import { writeFile } from "node:fs/promises";
-import { loadPlanner, Policy, type Snapshot } from "./mod.ts";
+import { type IncrementalPlanner, loadPlanner, type Planner, Policy, type PolicyId, type Snapshot } from "./mod.ts";
 import { type JobRow, snapshotOf } from "./testing/build.ts";
 import { twinPlan } from "./twin/mod.ts";
 
@@ -17,7 +20,7 @@ function numbers(seed: number): () => number {
 }
 
 /** Two 8B bases on nodes of 8 large GPUs; jobs as in the paper's setting: ranks 2-16, batches 1-8. */
-function cluster(policy: Snapshot["policy"], jobCount: number, deviceCount: number): Snapshot {
+export function cluster(policy: PolicyId, jobCount: number, deviceCount: number): Snapshot {
   const random = numbers(jobCount);
   const pick = (values: number[]) => values[Math.floor(random() * values.length)]!;
   const profile = {
@@ -69,84 +72,161 @@ function cluster(policy: Snapshot["policy"], jobCount: number, deviceCount: numb
   });
 }
 
-function median(times: number[]): number {
-  return times.toSorted((a, b) => a - b)[times.length >> 1]!;
+/** The number of jobs per device that growth is measured at, so that it is that of the jobs. */
+const JOBS_PER_DEVICE = 12.5;
+export const GROWTH_SIZES: readonly number[] = [1000, 3000, 10_000, 30_000, 100_000];
+
+export function median(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[values.length >> 1]!;
 }
 
-function time(runs: number, work: () => unknown): number {
-  const times = Array.from({ length: runs }, () => {
+/** Milliseconds of each run, after one that is not counted. */
+function timed(runs: number, work: () => unknown): number[] {
+  work();
+  return Array.from({ length: runs }, () => {
     const start = performance.now();
     work();
     return performance.now() - start;
   });
-  return median(times);
+}
+
+export interface FullPlan {
+  readonly jobs: number;
+  readonly devices: number;
+  readonly ms: readonly number[];
+  readonly placed: number;
+  readonly groups: number;
+}
+
+/** A whole plan, validation and encoding included. */
+export function fullPlan(
+  planner: Pick<Planner, "plan">,
+  policy: PolicyId,
+  jobs: number,
+  devices: number,
+  runs: number,
+): FullPlan {
+  const snapshot = cluster(policy, jobs, devices);
+  const plan = planner.plan(snapshot);
+  const placed = plan.jobGroup.reduce((n, g) => n + (g === -1 ? 0 : 1), 0);
+  return { jobs, devices, ms: timed(runs, () => planner.plan(snapshot)), placed, groups: plan.groupBase.length };
 }
 
 /** Least squares of log time against log jobs: time grows as jobs^exponent. */
-function exponentOf(points: readonly (readonly [jobs: number, time: number])[]): number {
+export function exponentOf(points: readonly (readonly [jobs: number, time: number])[]): number {
   const logs = points.map(([jobs, ms]) => [Math.log(jobs), Math.log(ms)] as const);
   const mean = (at: 0 | 1) => logs.reduce((sum, p) => sum + p[at], 0) / logs.length;
   const [x, y] = [mean(0), mean(1)];
   return logs.reduce((sum, p) => sum + (p[0] - x) * (p[1] - y), 0) / logs.reduce((sum, p) => sum + (p[0] - x) ** 2, 0);
 }
 
-const planner = await loadPlanner();
-const rows: Record<string, string | number | null>[] = [];
-console.log("policy           jobs     devices  wasm ms   twin ms    placed  groups");
-for (const [name, policy] of Object.entries(Policy)) {
-  for (const [jobCount, deviceCount] of [[1000, 128], [10_000, 8000], [100_000, 8000]] as const) {
-    const snapshot = cluster(policy, jobCount, deviceCount);
-    const plan = planner.plan(snapshot);
-    const wasm = time(jobCount > 10_000 ? 5 : 9, () => planner.plan(snapshot));
-    const twin = jobCount <= TWIN_JOBS ? time(1, () => twinPlan(snapshot)) : null;
-    const placed = plan.jobGroup.reduce((n, g) => n + (g === -1 ? 0 : 1), 0);
-    rows.push({ policy: name, jobs: jobCount, devices: deviceCount, wasmMs: wasm, twinMs: twin, placed });
+/** What the exponent of K log K would be over the same sizes. */
+export function yardstickOf(sizes: readonly number[]): number {
+  return exponentOf(sizes.map((k) => [k, k * Math.log(k)]));
+}
+
+export interface Growth {
+  readonly sizes: readonly number[];
+  /** Median ms at each size over all rounds, and the exponent of each round. */
+  readonly ms: readonly number[];
+  readonly exponents: readonly number[];
+}
+
+export function growth(
+  planner: Pick<Planner, "plan">,
+  policy: PolicyId,
+  sizes: readonly number[],
+  rounds: number,
+): Growth {
+  const snapshots = sizes.map((k) => cluster(policy, k, Math.round(k / JOBS_PER_DEVICE)));
+  const times = snapshots.map((snapshot, i) => {
+    // Small ones several times per round, so that each round has a steady figure of them too.
+    const each = Math.max(1, Math.round(15_000 / sizes[i]!));
+    const all = timed(each * rounds, () => planner.plan(snapshot));
+    return Array.from({ length: rounds }, (_, round) => median(all.slice(round * each, (round + 1) * each)));
+  });
+  const exponents = Array.from(
+    { length: rounds },
+    (_, round) => exponentOf(sizes.map((k, i) => [k, times[i]![round]!])),
+  );
+  return { sizes, ms: times.map(median), exponents };
+}
+
+/** One arrival after the other into a full cluster, the plan read out included: ms of each. */
+export function arrivals(
+  planner: Pick<IncrementalPlanner, "open">,
+  jobs: number,
+  devices: number,
+  count: number,
+): number[] {
+  const session = planner.open(cluster(Policy.default, jobs, devices), count);
+  const more = cluster(Policy.default, count, devices).jobs;
+  return Array.from({ length: count }, (_, j) => {
+    const one = Object.fromEntries(
+      Object.entries(more).map(([field, column]) => [field, column.slice(j, j + 1)]),
+    ) as unknown as Snapshot["jobs"];
+    const arrived = { ...one, currentDevice: Int32Array.of(-1) };
+    const start = performance.now();
+    session.update({ arrived });
+    return performance.now() - start;
+  });
+}
+
+/** Milliseconds of module and twin on the same snapshot, in turns. */
+export function againstTwin(
+  planner: Pick<Planner, "plan">,
+  policy: PolicyId,
+  jobs: number,
+  devices: number,
+  rounds: number,
+): { wasm: number[]; twin: number[] } {
+  const snapshot = cluster(policy, jobs, devices);
+  planner.plan(snapshot);
+  const wasm: number[] = [];
+  const twin: number[] = [];
+  for (let round = 0; round < rounds; round++) {
+    wasm.push(median(timed(5, () => planner.plan(snapshot))));
+    const start = performance.now();
+    twinPlan(snapshot);
+    twin.push(performance.now() - start);
+  }
+  return { wasm, twin };
+}
+
+if (import.meta.main) {
+  const planner = await loadPlanner();
+  const rows: Record<string, string | number | null>[] = [];
+  console.log("policy           jobs     devices  wasm ms   twin ms    placed  groups");
+  for (const [name, policy] of Object.entries(Policy)) {
+    for (const [jobs, devices] of [[1000, 128], [10_000, 8000], [100_000, 8000]] as const) {
+      const { ms, placed, groups } = fullPlan(planner, policy, jobs, devices, jobs > 10_000 ? 5 : 9);
+      const twinMs = jobs <= TWIN_JOBS ? againstTwin(planner, policy, jobs, devices, 1).twin[0]! : null;
+      rows.push({ policy: name, jobs, devices, wasmMs: median(ms), twinMs, placed });
+      console.log(
+        name.padEnd(17) + String(jobs).padEnd(9) + String(devices).padEnd(9) + median(ms).toFixed(2).padEnd(10) +
+          (twinMs?.toFixed(0) ?? "-").padEnd(11) + String(placed).padEnd(8) + groups,
+      );
+    }
+  }
+  const found: Record<string, { exponent: number; ms: readonly number[] }> = {};
+  const yardstick = yardstickOf(GROWTH_SIZES);
+  for (const name of ["default", "tlora", "srsf", "srsfGrouped"] as const) {
+    const { exponents, ms } = growth(planner, Policy[name], GROWTH_SIZES, 5);
+    const exponent = median(exponents);
+    found[name] = { exponent, ms };
     console.log(
-      name.padEnd(17) + String(jobCount).padEnd(9) + String(deviceCount).padEnd(9) + wasm.toFixed(2).padEnd(10) +
-        (twin?.toFixed(0) ?? "-").padEnd(11) + String(placed).padEnd(8) + plan.groupBase.length,
+      `${name}: time grows as jobs^${exponent.toFixed(2)} from 1k to 100k jobs; K log K is ${yardstick.toFixed(2)}`,
     );
   }
-}
-
-// The same number of jobs per device at every size, so that the growth is that of the jobs.
-const sizes = [1000, 3000, 10_000, 30_000, 100_000];
-const growth: Record<string, { exponent: number; ms: number[] }> = {};
-const yardstick = exponentOf(sizes.map((k) => [k, k * Math.log(k)]));
-for (const name of ["default", "tlora", "srsf", "srsfGrouped"] as const) {
-  const ms = sizes.map((k) => {
-    const snapshot = cluster(Policy[name], k, Math.round(k / 12.5));
-    planner.plan(snapshot);
-    return time(k > 10_000 ? 5 : 15, () => planner.plan(snapshot));
-  });
-  const exponent = exponentOf(sizes.map((k, i) => [k, ms[i]!]));
-  growth[name] = { exponent, ms };
+  const times = arrivals(planner, 10_000, 8000, 200).toSorted((a, b) => a - b);
+  const arrival = { median: median(times), p99: times[Math.floor(times.length * 0.99)]! };
   console.log(
-    `${name}: time grows as jobs^${exponent.toFixed(2)} from 1k to 100k jobs; K log K is ${yardstick.toFixed(2)}`,
+    `one arrival into 10,000 jobs on 8,000 devices: median ${arrival.median.toFixed(3)} ms, p99 ${
+      arrival.p99.toFixed(3)
+    } ms`,
   );
+  const json = JSON.stringify({ bench: "planner", rows, growth: found, yardstick, arrival });
+  const file = Deno.args[Deno.args.indexOf("--json") + 1];
+  if (Deno.args.includes("--json") && file) await writeFile(file, json + "\n");
+  else console.log(json);
 }
-
-// One arrival into a full cluster, the plan read out included.
-const ARRIVALS = 200;
-const full = cluster(Policy.default, 10_000, 8000);
-const session = planner.open(full, ARRIVALS);
-const more = cluster(Policy.default, ARRIVALS, 8000).jobs;
-const arrivals = Array.from({ length: ARRIVALS }, (_, j) => {
-  const one = Object.fromEntries(
-    Object.entries(more).map(([field, column]) => [field, column.slice(j, j + 1)]),
-  ) as unknown as Snapshot["jobs"];
-  const arrived = { ...one, currentDevice: Int32Array.of(-1) };
-  const start = performance.now();
-  session.update({ arrived });
-  return performance.now() - start;
-}).toSorted((a, b) => a - b);
-const arrival = { median: arrivals[ARRIVALS >> 1]!, p99: arrivals[Math.floor(ARRIVALS * 0.99)]! };
-console.log(
-  `one arrival into 10,000 jobs on 8,000 devices: median ${arrival.median.toFixed(3)} ms, p99 ${
-    arrival.p99.toFixed(3)
-  } ms`,
-);
-
-const json = JSON.stringify({ bench: "planner", rows, growth, yardstick, arrival });
-const file = Deno.args[Deno.args.indexOf("--json") + 1];
-if (Deno.args.includes("--json") && file) await writeFile(file, json + "\n");
-else console.log(json);
