@@ -68,7 +68,7 @@ export interface DotRow {
 
 /** A line per row, a mark per value. */
 export function dotChart(title: string, x: Axis, columns: readonly string[], rows: readonly DotRow[]): string {
-  const indent = 130;
+  const indent = 170;
   const tall = bottom + top + 22 * rows.length;
   const xs = scaleOf(
     x,
@@ -175,9 +175,15 @@ interface Scale {
 function scaleOf(axis: Axis, values: readonly number[], start: number, end: number): Scale {
   let from = axis.from ?? Math.min(...values);
   let to = axis.to ?? Math.max(...values);
+  // A mark on the edge would be cut.
+  if (axis.from !== undefined && axis.to === undefined && !axis.log) to += (to - from) * 0.03;
   if (axis.log) {
     from = Math.max(from, to * 1e-6, 1e-9);
     if (!(to > from)) to = from * 10;
+    // Room beside the outermost values.
+    const room = (to / from) ** 0.03;
+    from /= room;
+    to *= room;
     const span = Math.log(to / from);
     const at = (value: number) =>
       start + Math.max(0, Math.min(1, Math.log(Math.max(value, from) / from) / span)) * (end - start);
@@ -189,7 +195,7 @@ function scaleOf(axis: Axis, values: readonly number[], start: number, end: numb
 }
 
 function logTicks(from: number, to: number): number[] {
-  const factors = to / from > 1000 ? [1] : [1, 2, 5];
+  const factors = to / from > 1000 ? [1] : to / from > 12 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 8];
   const ticks: number[] = [];
   for (let power = Math.floor(Math.log10(from)); power <= Math.ceil(Math.log10(to)); power++) {
     for (const factor of factors) {

@@ -59,15 +59,24 @@ export class JobColumns {
     return this.#columns.currentDevice[row] === -1;
   }
 
-  /** Rows whose job is gone are closed up; the others keep their order. */
-  keep(stays: (index: number) => boolean): void {
-    let to = 0;
-    for (let from = 0; from < this.rows; from++) {
-      if (!stays(this.job[from] ?? 0)) continue;
-      if (to !== from) this.#move(from, to);
-      to++;
+  /** Takes rows out, given in ascending order; the others close up and keep their order. */
+  remove(gone: readonly number[]): void {
+    if (gone.length === 0) return;
+    const first = gone[0] as number;
+    const arrays = [this.job, ...this.#arrays()];
+    for (const array of arrays) {
+      let to = first;
+      gone.forEach((row, i) => {
+        const next = gone[i + 1] ?? this.rows;
+        array.copyWithin(to, row + 1, next);
+        to += next - row - 1;
+      });
     }
-    this.rows = to;
+    this.rows -= gone.length;
+  }
+
+  #arrays(): (Int32Array | Float64Array)[] {
+    return [...integers.map((name) => this.#columns[name]), ...numbers.map((name) => this.#columns[name])];
   }
 
   view(): Jobs {
@@ -75,12 +84,6 @@ export class JobColumns {
     for (const name of integers) view[name] = this.#columns[name].subarray(0, this.rows);
     for (const name of numbers) view[name] = this.#columns[name].subarray(0, this.rows);
     return view as Jobs;
-  }
-
-  #move(from: number, to: number): void {
-    this.job[to] = this.job[from] ?? 0;
-    for (const name of integers) this.#columns[name][to] = this.#columns[name][from] ?? 0;
-    for (const name of numbers) this.#columns[name][to] = this.#columns[name][from] ?? 0;
   }
 
   #grow(): void {

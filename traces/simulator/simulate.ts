@@ -177,17 +177,17 @@ class Run {
 
   #endJobs(): void {
     const { job, rows } = this.#columns;
-    let ended = 0;
+    const ended: number[] = [];
     for (let i = 0; i < rows; i++) {
       const j = job[i] as number;
       if ((this.#running.finish[j] as number) > this.#now) continue;
       this.#completion[j] = this.#now + this.#charges.endFree;
       this.#running.end(j, this.#now);
-      ended++;
+      ended.push(i);
     }
-    if (ended === 0) return;
-    this.#ended += ended;
-    this.#columns.keep((j) => Number.isNaN(this.#completion[j]));
+    if (ended.length === 0) return;
+    this.#ended += ended.length;
+    this.#columns.remove(ended);
     this.#input.onProgress?.(this.#ended);
   }
 
