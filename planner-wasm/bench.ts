@@ -152,7 +152,7 @@ export function growth(
   return { sizes, ms: times.map(median), exponents };
 }
 
-/** One arrival after the other into a full cluster, the plan read out included: ms of each. */
+/** One arrival after the other into a full cluster: ms of each until it is known where the job goes. */
 export function arrivals(
   planner: Pick<IncrementalPlanner, "open">,
   jobs: number,
@@ -167,7 +167,8 @@ export function arrivals(
     ) as unknown as Snapshot["jobs"];
     const arrived = { ...one, currentDevice: Int32Array.of(-1) };
     const start = performance.now();
-    session.update({ arrived });
+    const { jobGroup } = session.update({ arrived });
+    if (jobGroup[session.rows - 1] === undefined) throw new Error("the plan must say where the arrival goes");
     return performance.now() - start;
   });
 }

@@ -15,7 +15,7 @@ th,td{padding:3px 12px 3px 0;text-align:right;vertical-align:top;border-bottom:1
 thead th{vertical-align:bottom;border-bottom:1.5px solid #15181c;font-weight:600}tbody th{font-weight:400}
 th:first-child,.text{text-align:left}td.text{max-width:46ch}
 small{display:block;font-size:11px;line-height:1.25;color:#5b636d;white-space:nowrap}td.text small,td.text{white-space:normal}
-.held{color:#0a6b2d;font-weight:600}.missed{color:#b3261e;font-weight:600}.none{color:#5b636d}
+td:not(.text),.held,.missed,.none{white-space:nowrap}.held{color:#0a6b2d;font-weight:600}.missed{color:#b3261e;font-weight:600}.none{color:#5b636d}
 .bar{display:inline-block;width:132px;height:9px;background:linear-gradient(#15181c,#15181c) 50% 0/1px 100% no-repeat,#eef0f3;position:relative}
 .bar i{position:absolute;top:0;height:100%}.bar i.better{background:#0a6b2d}.bar i.worse{background:#b3261e}.bar i.unsure{background:#9aa3ad}
 figure{margin:10px 0;break-inside:avoid}figcaption{font-size:13px;font-weight:600}svg{width:100%;max-width:660px;height:auto}
