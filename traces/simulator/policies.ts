@@ -7,6 +7,8 @@ export interface PolicyRule {
   readonly id: PolicyId;
   /** Also every so many seconds while a job waits. */
   readonly everySeconds?: number;
+  /** And while none does: for a planner whose step seconds change between arrivals and ends. */
+  readonly always?: boolean;
   /** A job that finds no place stops everything behind it, in order of submission. */
   readonly headOfLine?: boolean;
   /** Also when a running job has received this many GPU seconds. */

@@ -178,7 +178,9 @@ export class RunningJobs {
     this.#step[j] = step;
     this.#since[j] = now;
     this.#ready[j] = ready;
-    this.finish[j] = ready + (steps - (this.#doneBefore[j] as number)) * step + endHeld;
+    const left = steps - (this.#doneBefore[j] as number);
+    // What comes after the last step goes on, whatever its neighbours do.
+    if (left > 0 || !runs) this.finish[j] = ready + left * step + endHeld;
     const slowdown = step / aloneStepSeconds;
     if (slowdown > (this.worstSlowdown[j] as number)) this.worstSlowdown[j] = slowdown;
   }

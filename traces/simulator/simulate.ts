@@ -152,9 +152,10 @@ class Run {
       if (finish < time) time = finish;
     }
     const outages = this.#outages?.time ?? Infinity;
+    const again = this.#waiting > 0 || (policy.always === true && rows > 0);
+    if (this.#waiting > 0 && time === Infinity && outages === Infinity) this.#stuck();
+    if (again && policy.everySeconds !== undefined) time = Math.min(time, this.#now + policy.everySeconds);
     if (this.#waiting > 0) {
-      if (time === Infinity && outages === Infinity) this.#stuck();
-      if (policy.everySeconds !== undefined) time = Math.min(time, this.#now + policy.everySeconds);
       if (policy.attainedSeconds !== undefined) time = Math.min(time, this.#nextCrossing(policy.attainedSeconds));
     }
     return Math.min(time, outages);
