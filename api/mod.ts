@@ -16,3 +16,6 @@ export { type FolderBlobsOptions, openFolderBlobs } from "./blobs/folder_blobs.t
 export { type Clock, systemClock } from "./runtime/clock.ts";
 export { createIds, type Ids } from "./runtime/ids.ts";
 export { createLogger, type Logger, type LogLevel, silentLogger } from "./runtime/logger.ts";
+// For tools that read a stopped service's rows.
+export { Store, type StoreOptions } from "./store/store.ts";
+export type { DecisionRow, JobEventRow, JobRow } from "./store/types.ts";
