@@ -54,6 +54,7 @@ export function measureCosts(recording: Recording): Costs {
   }
   const startOf = (job: RecordedJob) => (job.prepared ?? 0) - (job.assigned[0] ?? 0);
   const beside = later.filter((job) => done.some((other) => trainsThroughout(other, job)));
+  const apart = later.filter((job) => !beside.includes(job));
   const startSeconds = median((beside.length > 0 ? beside : later).map(startOf));
   const { perStep, perMember, once } = between(done.filter(isUndisturbed));
   const steps = fusedSteps(recording);
@@ -63,7 +64,8 @@ export function measureCosts(recording: Recording): Costs {
     step: { ...terms, fixed: terms.fixed + perStep, perAdapter: terms.perAdapter + perMember },
     startSeconds,
     endSeconds: once,
-    coldStartSeconds: Math.max(0, startOf(first) - median(later.filter((job) => !beside.includes(job)).map(startOf))),
+    // The first job has the host for itself, so it is compared with others that had.
+    coldStartSeconds: Math.max(0, startOf(first) - median((apart.length > 0 ? apart : later).map(startOf))),
     preemptionSeconds: startSeconds + (leaving.length === 0 ? once : median(leaving)),
     betweenSteps: { perStep, perMember },
     fusedSteps: steps.length,
