@@ -3,7 +3,7 @@
  * better than some of the other. A figure taken once has no range, so its change is shown and not judged.
  */
 
-import type { BenchFile, Row, Section } from "./schema.ts";
+import { type BenchFile, type Row, type Section, wasBusy } from "./schema.ts";
 import { summaryOf } from "./statistics.ts";
 
 export type Verdict = "better" | "worse" | "noise" | "same" | "changed" | "once" | "only before" | "only after";
@@ -78,7 +78,7 @@ function warningsOf(before: BenchFile, after: BenchFile): string[] {
   if (before.quick !== after.quick) warnings.push("one run was quick, with smaller sizes and fewer repetitions");
   for (const [name, file] of [["before", before], ["after", after]] as const) {
     const { loadBefore, cores } = file.machine;
-    if (loadBefore > cores / 2) {
+    if (wasBusy(file)) {
       warnings.push(`the machine was busy ${name}: load ${loadBefore} on ${cores} cores at the start`);
     }
   }

@@ -76,3 +76,12 @@ Deno.test("a unit that the title says is not said again in the cells", () => {
   match(cell({ table: "Whole plan" }), /<td>7 ms<\/td>/);
   match(cell({ table: "Whole plan", column: "p99, ms" }), /<td>7<\/td>/);
 });
+
+Deno.test("a busy machine is said on the page and in the text, a quiet one is not", () => {
+  const of = (loadBefore: number) => {
+    const file = fileOf([sectionOf([rowOf()])]);
+    const busy = { ...file, machine: { ...file.machine, loadBefore } };
+    return [runPage(busy).includes("was busy"), runText(busy).includes("was busy")];
+  };
+  deepStrictEqual([of(2), of(2.5)], [[false, false], [true, true]]);
+});

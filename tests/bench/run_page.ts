@@ -2,7 +2,7 @@
 
 import { chartOf } from "./chart.ts";
 import { escape, facts, page, table } from "./html.ts";
-import type { BenchFile, Row, Section } from "./schema.ts";
+import { type BenchFile, type Row, type Section, wasBusy } from "./schema.ts";
 import { figure, summaryOf } from "./statistics.ts";
 import { type Held, heldOf, wantedOf } from "./verdict.ts";
 
@@ -20,6 +20,10 @@ export function runPage(file: BenchFile): string {
       ["load average", `${machine.loadBefore} before, ${machine.loadAfter} at the end (the bench itself included)`],
       ["software", `${machine.os}; Deno ${machine.deno}, V8 ${machine.v8}`],
     ]),
+    wasBusy(file)
+      ? `<p class="warn">The machine was busy with other work (load ${machine.loadBefore} on ${machine.cores} cores at the start): ` +
+        "times are longer than on a quiet one.</p>"
+      : "",
     goals(file.sections),
     ...file.sections.map(sectionPart),
     "<footer>Made by <code>deno task bench</code>; the numbers are in bench.json beside this page. " +

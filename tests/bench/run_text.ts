@@ -1,16 +1,21 @@
 /** A run as text for the terminal: one line per figure. */
 
 import { table } from "../harness/table.ts";
-import type { BenchFile, Row } from "./schema.ts";
+import { type BenchFile, type Row, wasBusy } from "./schema.ts";
 import { figure, summaryOf } from "./statistics.ts";
 import { heldOf, wantedOf } from "./verdict.ts";
 
-export function runText({ sections }: BenchFile): string {
-  return sections.map(({ title, rows, skipped }) => {
+export function runText(file: BenchFile): string {
+  const parts = file.sections.map(({ title, rows, skipped }) => {
     const tables = [...new Set(rows.map((row) => row.table))];
     const parts = tables.map((name) => tableText(name, rows.filter((row) => row.table === name)));
     return [`${title}${skipped === undefined ? "" : `: skipped, ${skipped}`}`, ...parts].join("\n\n");
-  }).join("\n\n\n");
+  });
+  const { loadBefore, cores } = file.machine;
+  if (wasBusy(file)) {
+    parts.push(`The machine was busy with other work: load ${loadBefore} on ${cores} cores at the start.`);
+  }
+  return parts.join("\n\n\n");
 }
 
 function tableText(name: string, rows: readonly Row[]): string {

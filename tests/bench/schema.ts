@@ -73,6 +73,11 @@ export type Chart = z.infer<typeof chart>;
 export type Section = z.infer<typeof section>;
 export type BenchFile = z.infer<typeof benchFile>;
 
+/** Others were at work when the run began: its times are longer than they would be, and spread. */
+export function wasBusy({ machine }: BenchFile): boolean {
+  return machine.loadBefore > machine.cores / 2;
+}
+
 /** A parsed file; the error names file, field and rule. */
 export async function readBench(path: string): Promise<BenchFile> {
   let value: unknown;

@@ -3,6 +3,7 @@
 import { deepStrictEqual, match, ok } from "node:assert/strict";
 import { loadPlanner } from "../../planner-wasm/mod.ts";
 import { compareEngines, engines, judge } from "./compare_engines.ts";
+import { programOf } from "./engines/engine.ts";
 import { writePortable } from "./engines/portable.ts";
 import { checkSnapshots } from "./snapshots.ts";
 
@@ -59,4 +60,12 @@ Deno.test("portable modules are plain JavaScript that names no .ts file and no D
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
+});
+
+Deno.test("programs are looked up on the path, and Deno playing node is no Node", async () => {
+  deepStrictEqual(await programOf([undefined, "", "no-such-program", "/no/such/program"]), undefined);
+  const script = new URL("engines/replay_node.mjs", import.meta.url).pathname;
+  const { success, stderr } = await new Deno.Command(Deno.execPath(), { args: ["run", "-A", script] }).output();
+  deepStrictEqual(success, false);
+  match(new TextDecoder().decode(stderr), /must be Node, is Deno/);
 });

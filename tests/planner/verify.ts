@@ -31,9 +31,12 @@ const options = new Command("verify:planner")
   .option("--seed <number>", "seed of the snapshots", Number, 20_260_721)
   .option("--path <path>", "go straight to a failure that an earlier run printed")
   .option("--streams <count>", "seeds of each kind of stream", count, 6)
-  .option("--require <engines>", "node,chromium: absence is a failure", names, [])
+  .option("--engines <engines>", "where the same snapshots are planned again", names, ["node", "chromium"])
+  .option("--require <engines>", "those of them whose absence is a failure", names, [])
   .parse(["deno", "verify:planner", ...programArgs()])
-  .opts<{ snapshots: number; seed: number; path?: string; streams: number; require: EngineName[] }>();
+  .opts<
+    { snapshots: number; seed: number; path?: string; streams: number; engines: EngineName[]; require: EngineName[] }
+  >();
 
 const seeds = Array.from({ length: options.streams }, (_, i) => i + 1);
 const faults: string[] = [];
@@ -90,7 +93,11 @@ function report({ seed, path, shrinks, broken, minimal }: Failure): void {
 
 async function compare(): Promise<void> {
   console.log(`engines: plans of the same ${checked.encoded.length} snapshots`);
-  const { sha256, planBytes, results } = await compareEngines(checked.encoded, checked.plans);
+  const { sha256, planBytes, results } = await compareEngines(
+    checked.encoded,
+    checked.plans,
+    engines.filter(({ name }) => options.engines.includes(name)),
+  );
   console.log(`  ${`Deno ${Deno.version.deno}`.padEnd(24)} ${planBytes} plan bytes, SHA-256 ${sha256}`);
   for (const { name, verdict, detail, seconds } of results) {
     if (verdict === "same") console.log(`  ${detail.padEnd(24)} the same (${seconds.toFixed(1)} s)`);

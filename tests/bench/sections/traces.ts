@@ -53,23 +53,28 @@ async function philly({ say }: BenchContext): Promise<Fresh> {
   const planner = await loadPlanner();
   const jobs = referenceWorkload(await readNormalisedCsv(phillyFile));
   const rows: Row[] = [];
-  const table = "Reference replay now: mean completion time";
+  const off: number[] = [];
   for (const gpus of [1024, 512]) {
     const reference = referenceHours[gpus] ?? {};
     for (const policy of presentPolicies(Object.keys(reference))) {
       say(`Philly, ${gpus} GPUs, ${policy}`);
       const hours = referenceAverageHours(jobs, gpus, policy, planner);
-      rows.push(
-        { ...exact(`philly ${gpus} ${policy}`, table, policy, `${gpus} GPUs, h`), better: "neither", samples: [hours] },
-        {
-          ...exact(`philly ${gpus} ${policy} off`, table, policy, `${gpus} GPUs, off the reference by %`),
-          unit: "%",
-          samples: [100 * Math.abs(hours / reference[policy]! - 1)],
-          target: { value: 1 },
-        },
+      off.push(100 * Math.abs(hours / reference[policy]! - 1));
+      const row = exact(
+        `philly ${gpus} ${policy}`,
+        "Reference replay now: mean completion time",
+        policy,
+        `${gpus} GPUs, h`,
       );
+      rows.push({ ...row, better: "neither", samples: [hours] });
     }
   }
+  rows.push({
+    ...exact("philly off", "Distance from the known averages", `worst of ${off.length}`, "off by"),
+    unit: "%",
+    samples: [Math.max(...off)],
+    target: { value: 1 },
+  });
   return {
     about:
       "Fresh: the first 4,000 jobs of the real Philly trace (CC-BY-4.0, Microsoft), gang scheduling, one pool, nothing charged, " +

@@ -24,7 +24,7 @@ export const chromium: Engine = {
   async run(program: string, work: Work): Promise<Answer> {
     await using server = serve(work);
     // A root user, as in containers, has no sandbox to use; the page holds nothing but our own files.
-    const browser = await driver.launch({ executablePath: await absolute(program), args: ["--no-sandbox"] });
+    const browser = await driver.launch({ executablePath: program, args: ["--no-sandbox"] });
     try {
       const tab = await browser.newPage();
       const faults: string[] = [];
@@ -58,14 +58,4 @@ function serve({ folder, entry, wasm, pack }: Work): { url: string } & AsyncDisp
     url: `http://127.0.0.1:${server.addr.port}/`,
     [Symbol.asyncDispose]: () => server.shutdown(),
   };
-}
-
-/** The driver wants a path, not a name. */
-async function absolute(program: string): Promise<string> {
-  if (program.includes("/")) return program;
-  for (const folder of (Deno.env.get("PATH") ?? "").split(":")) {
-    const path = `${folder}/${program}`;
-    if (await Deno.stat(path).then((info) => info.isFile, () => false)) return path;
-  }
-  throw new Error(`${program} must be on the path`);
 }

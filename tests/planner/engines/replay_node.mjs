@@ -2,6 +2,9 @@
 import { readFile } from "node:fs/promises";
 import { pathToFileURL } from "node:url";
 
+// Deno answers to the name of node too.
+if ("Deno" in globalThis) throw new Error("this must be Node, is Deno");
+
 const [module, wasm, pack] = process.argv.slice(2);
 const { loadPlanner, replay } = await import(pathToFileURL(module).href);
 const planner = await loadPlanner(pathToFileURL(wasm));
