@@ -81,7 +81,7 @@ export function median(values: readonly number[]): number {
 }
 
 /** Milliseconds of each run, after one that is not counted. */
-function timed(runs: number, work: () => unknown): number[] {
+export function timed(runs: number, work: () => unknown): number[] {
   work();
   return Array.from({ length: runs }, () => {
     const start = performance.now();

@@ -95,3 +95,12 @@ Deno.test("as text: every change in a line, warnings first, the count last", () 
   deepStrictEqual(lines.at(-1), "0 better, 1 worse, 1 inside the noise, 0 the same");
   deepStrictEqual(countOf([]), "0 better, 0 worse, 0 inside the noise, 0 the same");
 });
+
+Deno.test("times of a busy machine are not judged, exact figures are", () => {
+  const of = (samples: number[], loadBefore: number) => {
+    const file = fileOf([sectionOf([rowOf({ id: "a", samples }), rowOf({ id: "b", samples, kind: "exact" })])]);
+    return { ...file, machine: { ...file.machine, loadBefore } };
+  };
+  const verdicts = (load: number) => compare(of([5, 6], 0), of([2, 3], load)).changes.map(({ verdict }) => verdict);
+  deepStrictEqual([verdicts(0), verdicts(3)], [["better", "better"], ["busy", "better"]]);
+});

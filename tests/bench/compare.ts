@@ -1,12 +1,22 @@
 /**
  * Two runs, figure by figure. A change is noise when the ranges of the repetitions overlap: some repetition of one run is no
- * better than some of the other. A figure taken once has no range, so its change is shown and not judged.
+ * better than some of the other. A figure taken once has no range, and one taken while the machine had other work has the range
+ * of that work: their changes are shown and not judged.
  */
 
 import { type BenchFile, type Row, type Section, wasBusy } from "./schema.ts";
 import { summaryOf } from "./statistics.ts";
 
-export type Verdict = "better" | "worse" | "noise" | "same" | "changed" | "once" | "only before" | "only after";
+export type Verdict =
+  | "better"
+  | "worse"
+  | "noise"
+  | "same"
+  | "changed"
+  | "once"
+  | "busy"
+  | "only before"
+  | "only after";
 
 export interface Change {
   readonly section: Section["id"];
@@ -29,8 +39,9 @@ export interface Comparison {
 export function compare(before: BenchFile, after: BenchFile): Comparison {
   const old = rowsOf(before);
   const fresh = rowsOf(after);
-  const changes = [...fresh].map(([key, { section, row }]) => changeOf(section, old.get(key)?.row, row));
-  for (const [key, { section, row }] of old) if (!fresh.has(key)) changes.push(changeOf(section, row, undefined));
+  const busy = wasBusy(before) || wasBusy(after);
+  const changes = [...fresh].map(([key, { section, row }]) => changeOf(section, old.get(key)?.row, row, busy));
+  for (const [key, { section, row }] of old) if (!fresh.has(key)) changes.push(changeOf(section, row, undefined, busy));
   return { before, after, changes, warnings: warningsOf(before, after) };
 }
 
@@ -44,14 +55,14 @@ function rowsOf(file: BenchFile): Map<string, { section: Section["id"]; row: Row
   );
 }
 
-function changeOf(section: Section["id"], before: Row | undefined, after: Row | undefined): Change {
+function changeOf(section: Section["id"], before: Row | undefined, after: Row | undefined, busy: boolean): Change {
   const a = before ? summaryOf(before.samples!).median : null;
   const b = after ? summaryOf(after.samples!).median : null;
   const ratio = a === null || b === null || a === 0 ? null : b / a;
-  return { section, row: (after ?? before)!, before: a, after: b, ratio, verdict: verdictOf(before, after) };
+  return { section, row: (after ?? before)!, before: a, after: b, ratio, verdict: verdictOf(before, after, busy) };
 }
 
-export function verdictOf(before: Row | undefined, after: Row | undefined): Verdict {
+export function verdictOf(before: Row | undefined, after: Row | undefined, busy = false): Verdict {
   if (!after) return "only before";
   if (!before) return "only after";
   const a = summaryOf(before.samples!);
@@ -65,6 +76,7 @@ export function verdictOf(before: Row | undefined, after: Row | undefined): Verd
   if (after.kind !== "measured") return direction;
   if (a.count < 2 || b.count < 2) return "once";
   if (a.low <= b.high && b.low <= a.high) return "noise";
+  if (busy) return "busy";
   return direction;
 }
 

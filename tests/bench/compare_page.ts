@@ -13,6 +13,7 @@ const words: Readonly<Record<Verdict, string>> = {
   same: "same",
   changed: "changed",
   once: "taken once",
+  busy: "not judged: busy",
   "only before": "only before",
   "only after": "only after",
 };
@@ -26,7 +27,8 @@ export function countOf(changes: readonly Change[]): string {
   return `${count("better")} better, ${count("worse")} worse, ${count("noise")} inside the noise, ${
     count("same")
   } the same` +
-    (count("once") > 0 ? `, ${count("once")} taken once and not judged` : "");
+    (count("once") > 0 ? `, ${count("once")} taken once and not judged` : "") +
+    (count("busy") > 0 ? `, ${count("busy")} not judged because a machine was busy` : "");
 }
 
 export function compareText({ changes, warnings, before, after }: Comparison): string {

@@ -22,7 +22,7 @@ figure{margin:10px 0;break-inside:avoid}figcaption{font-size:13px;font-weight:60
 svg text{font:12px system-ui,sans-serif;fill:#15181c}.grid{stroke:#e2e5e9}.axis{stroke:#15181c}.line{fill:none;stroke-width:2}
 .warn{border-left:4px solid #b3261e;padding-left:10px}footer{margin-top:34px;font-size:12px;color:#5b636d}
 @media print{@page{size:A4;margin:12mm}body{font-size:10.5px;max-width:none;margin:0;padding:0}table{font-size:9.5px}small{font-size:8.5px}
-h1{font-size:20px}h2{font-size:15px;margin-top:18px}h3{font-size:11px;break-after:avoid}th,td{padding:1.5px 8px 1.5px 0}tr,figure{break-inside:avoid}
+h1{font-size:20px}h2{font-size:15px;margin-top:18px}h3,figcaption{font-size:11px;break-after:avoid}th,td{padding:1.5px 8px 1.5px 0}tr,figure{break-inside:avoid}
 .scroll{overflow:visible}thead{display:table-header-group}svg{max-width:480px}}
 `.trim();
 

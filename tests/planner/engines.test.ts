@@ -63,7 +63,7 @@ Deno.test("portable modules are plain JavaScript that names no .ts file and no D
 });
 
 Deno.test("programs are looked up on the path, and Deno playing node is no Node", async () => {
-  deepStrictEqual(await programOf([undefined, "", "no-such-program", "/no/such/program"]), undefined);
+  deepStrictEqual(await programOf([undefined, "", "no-such-program", "/no/such/program"], ["--version"]), undefined);
   const script = new URL("engines/replay_node.mjs", import.meta.url).pathname;
   const { success, stderr } = await new Deno.Command(Deno.execPath(), { args: ["run", "-A", script] }).output();
   deepStrictEqual(success, false);

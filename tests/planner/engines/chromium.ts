@@ -20,7 +20,7 @@ globalThis.replayed = (async () => {
 export const chromium: Engine = {
   name: "chromium",
   places: `$CHROMIUM, ${names.join(", ")}`,
-  find: () => programOf([Deno.env.get("CHROMIUM"), ...names]),
+  find: () => programOf([Deno.env.get("CHROMIUM"), ...names], ["--version"]),
   async run(program: string, work: Work): Promise<Answer> {
     await using server = serve(work);
     // A root user, as in containers, has no sandbox to use; the page holds nothing but our own files.

@@ -24,26 +24,21 @@ export interface Engine {
   run(program: string, work: Work): Promise<Answer>;
 }
 
-/**
- * The file of the first of these programs that can be started, or undefined. Names are looked up here and not by the runtime: Deno
- * plays `node` itself where there is none.
- */
-export async function programOf(candidates: readonly (string | undefined)[]): Promise<string | undefined> {
-  for (const candidate of candidates) {
-    const program = candidate ? await fileOf(candidate) : undefined;
-    if (program === undefined) continue;
-    const { success } = await new Deno.Command(program, { args: ["--version"], stdout: "null", stderr: "null" })
-      .output();
+/** The file of the first of these programs that runs with `probe`, or undefined; a name stands for every one on the path. */
+export async function programOf(
+  candidates: readonly (string | undefined)[],
+  probe: readonly string[],
+): Promise<string | undefined> {
+  for (const program of candidates.flatMap((candidate) => candidate ? placesOf(candidate) : [])) {
+    if (!await Deno.stat(program).then((info) => info.isFile, () => false)) continue;
+    const { success } = await new Deno.Command(program, { args: [...probe], stdout: "null", stderr: "null" }).output();
     if (success) return program;
   }
   return undefined;
 }
 
-async function fileOf(program: string): Promise<string | undefined> {
-  const folders = program.includes("/") ? [""] : (Deno.env.get("PATH") ?? "").split(":").map((folder) => `${folder}/`);
-  for (const folder of folders) {
-    const path = `${folder}${program}`;
-    if (await Deno.stat(path).then((info) => info.isFile, () => false)) return path;
-  }
-  return undefined;
+function placesOf(program: string): string[] {
+  return program.includes("/")
+    ? [program]
+    : (Deno.env.get("PATH") ?? "").split(":").map((folder) => `${folder}/${program}`);
 }
