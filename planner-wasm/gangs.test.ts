@@ -21,11 +21,17 @@ Deno.test("every grouping policy puts gangs of one base and one size together, a
     // Three steps of 256 tokens over four devices: 64 tokens each, and the fixed time is paid once.
     ok(Math.abs(p.groupStepSeconds[0]! - (0.01 + 3 * (64e-4 + 4096e-8 + 1e-3 + 8 * 64e-7))) < 1e-12);
     const other = (job: Partial<JobRow>) =>
-      places(plan({ policy, devices: times(4, {}), jobs: [{ gang: 4, currentDevice: 0 }, { ...job, submitted: 1 }] }));
-    deepStrictEqual(other({ gang: 3, stepsTotal: 900 }), [0, -1]);
-    deepStrictEqual(other({ gang: 1, stepsTotal: 900, maxSlowdown: 1 }), [0, -1]);
-    deepStrictEqual(other({ gang: 4, stepsTotal: 900, base: 1 }), [0, -1]);
-    deepStrictEqual(other({ gang: 4, stepsTotal: 900 }), [0, 0]);
+      places(
+        plan({
+          policy,
+          devices: times(4, {}),
+          jobs: [{ gang: 4, stepsTotal: 900, currentDevice: 0 }, { ...job, submitted: 1 }],
+        }),
+      );
+    deepStrictEqual(other({ gang: 3, stepsTotal: 1500 }), [0, -1]);
+    deepStrictEqual(other({ gang: 1, stepsTotal: 9000, maxSlowdown: 1 }), [0, -1]);
+    deepStrictEqual(other({ gang: 4, stepsTotal: 1500, base: 1 }), [0, -1]);
+    deepStrictEqual(other({ gang: 4, stepsTotal: 950 }), [0, 0]);
   }
 });
 
@@ -89,6 +95,32 @@ Deno.test("default: groups of gangs merge for a gang of another base when that c
     }));
   deepStrictEqual(with_(1100), [2, 2, 0]);
   deepStrictEqual(with_(2500), [0, 2, -1]);
+});
+
+Deno.test("default: single jobs leave a node for a gang that free devices elsewhere would not hold together", () => {
+  const nodes = [0, 0, 1, 1];
+  const with_ = (options: Rows["options"], steps: number) =>
+    places(plan({
+      options,
+      devices: nodes.map((node) => ({ node, residentBase: 0 })),
+      jobs: [
+        { stepsTotal: 1000, currentDevice: 0, maxSlowdown: 1 },
+        { stepsTotal: 1000, currentDevice: 2, maxSlowdown: 1 },
+        { gang: 2, stepsTotal: steps, maxSlowdown: 1 },
+      ],
+    }));
+  // The job that moves stands still for 5 s of its 37, the gang gains its whole length; with 50 s it is not worth it.
+  deepStrictEqual(with_({}, 1000), [3, 2, 0]);
+  deepStrictEqual(with_({ allowPreemption: 0 }, 1000), [0, 2, -1]);
+  deepStrictEqual(with_({ preemptionSeconds: 50 }, 1000), [0, 2, -1]);
+});
+
+Deno.test("default: single jobs move so that two gangs need not share a window", () => {
+  const devices = [0, 0, 1, 1, 2, 2].map((node) => ({ node, residentBase: 0 }));
+  const gang = { gang: 2, stepsTotal: 20000, currentDevice: 0 };
+  const single = (currentDevice: number) => ({ stepsTotal: 20000, currentDevice });
+  const [a, b, c, d] = places(plan({ devices, jobs: [gang, gang, single(2), single(4)] }));
+  ok(a !== b && c !== d);
 });
 
 Deno.test("tlora: gangs join by residual, and merge for a waiting gang, of one node first", () => {

@@ -101,5 +101,5 @@ export function urgencyOf(snapshot: Snapshot, job: number, alone: number): numbe
   const left = Math.max(shortest, alone * stepsLeft(snapshot, job)) * gang;
   const waited = Math.max(0, now - jobs.submitted[job]! - jobs.attained[job]! / gang);
   const age = 1 + waited / duration;
-  return power * tenants.weight[jobs.tenant[job]!]! * age * age * age / left;
+  return power * tenants.weight[jobs.tenant[job]!]! * age * age / left;
 }

@@ -10,10 +10,19 @@ const places = (p: Plan) => Array.from(p.jobGroup, (g) => g === -1 ? -1 : p.grou
 const times = <T>(count: number, row: T): T[] => Array.from({ length: count }, () => row);
 
 Deno.test("default: groups when devices are short, spreads when they are not", () => {
+  const profiles = [{ secondsFixed: 0.05 }];
   const jobs = times(4, { stepsTotal: 10000 });
-  deepStrictEqual(new Set(places(plan({ devices: [{}], jobs }))), new Set([0]));
-  deepStrictEqual(new Set(places(plan({ devices: times(2, {}), jobs }))), new Set([0, 1]));
-  deepStrictEqual(new Set(places(plan({ devices: times(8, {}), jobs }))).size, 4);
+  deepStrictEqual(new Set(places(plan({ profiles, devices: [{}], jobs }))), new Set([0]));
+  deepStrictEqual(new Set(places(plan({ profiles, devices: times(2, {}), jobs }))), new Set([0, 1]));
+  deepStrictEqual(new Set(places(plan({ profiles, devices: times(8, {}), jobs }))).size, 4);
+});
+
+Deno.test("default: nobody joins where the members lose more than twice what it gains", () => {
+  const with_ = (stepsTotal: number) =>
+    places(plan({ devices: [{}], jobs: [{ stepsTotal: 1000, currentDevice: 0 }, { stepsTotal }] }));
+  // Steps of 37 and 65 ms: the member loses 0.42 of its progress, the other makes 0.58 of its own.
+  deepStrictEqual(with_(2600), [0, 0]);
+  deepStrictEqual(with_(2900), [0, -1]);
 });
 
 Deno.test("default: does not spread work that ends before a cold device is ready", () => {

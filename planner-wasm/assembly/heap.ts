@@ -106,3 +106,7 @@ export function remove(heap: i32, device: i32): void {
   if (next != -1) setI32(prevs, next, before);
   setI32(roots, heap, meld(i32At(roots, heap), rest));
 }
+
+export function isQueued(device: i32): bool {
+  return i32At(prevs, device) != OUT;
+}

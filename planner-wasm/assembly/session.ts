@@ -36,7 +36,7 @@ export function startSession(): void {
   waiting = takeI32(L.jobCount);
   displaced = takeI32(L.jobCount);
   waitingCount = 0;
-  resetRooms();
+  resetRooms(urgency);
   resetMerge();
   resetClaims();
   rewindFree();

@@ -1,11 +1,14 @@
 /**
- * Urgency = 10^priority × tenant weight × (1 + waited / alone duration)³ ÷ GPU seconds left.
- * Dividing by what is left finishes short work first (weighted shortest remaining service); the cube lets any job
+ * Urgency = 10^priority × tenant weight × (1 + waited / alone duration)² ÷ GPU seconds left.
+ * Dividing by what is left finishes short work first (weighted shortest remaining service); the square lets any job
  * outgrow a stream of shorter ones after waiting a small multiple of its own length.
  */
 import { f64At, i32At } from "./arena";
 import * as L from "./layout";
 import * as W from "./work";
+
+/** How many times more urgent a job must be than those that lose by it: what keeps plans from flapping. */
+export const HYSTERESIS: f64 = 2;
 
 const MOST_PRIORITY: i32 = 8;
 /** Shorter durations count as this, so that a job of milliseconds does not age to infinity. */
@@ -28,5 +31,5 @@ export function urgencyOf(job: i32, alone: f64): f64 {
   const left = Math.max(shortest, alone * f64At(W.stepsLeft, job)) * gang;
   const waited = Math.max(0, L.now - f64At(L.submitted, job) - f64At(L.attained, job) / gang);
   const age = 1 + waited / duration;
-  return tenTo(i32At(L.jobPriority, job)) * f64At(L.tenantWeight, i32At(L.jobTenant, job)) * age * age * age / left;
+  return tenTo(i32At(L.jobPriority, job)) * f64At(L.tenantWeight, i32At(L.jobTenant, job)) * age * age / left;
 }

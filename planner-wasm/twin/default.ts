@@ -3,7 +3,18 @@ import { optionsOf } from "../layout.ts";
 import { aloneSeconds, coldSeconds, loadOf, profileOf, stepSeconds, stepsLeft } from "../model.ts";
 import { type Plan, Reason, type Snapshot } from "../types.ts";
 import { guaranteed } from "./guarantee.ts";
-import { inQueueOrder, join, JOIN_PROBES, rooms, startWalk, type Walk, walkJob } from "./walk.ts";
+import { allTries, relocateFor, type Tries } from "./relocate.ts";
+import {
+  HYSTERESIS,
+  inQueueOrder,
+  join,
+  JOIN_PROBES,
+  progressLost,
+  rooms,
+  startWalk,
+  type Walk,
+  walkJob,
+} from "./walk.ts";
 import {
   bestPlace,
   bytesOf,
@@ -20,7 +31,6 @@ import {
   urgencies,
 } from "./world.ts";
 
-const HYSTERESIS = 2;
 const MOST_WAITING = 64;
 const GIVING_PROBES = 16;
 
@@ -36,23 +46,43 @@ export function planDefault(snapshot: Snapshot): Plan {
   const forced = guaranteed(snapshot, byUrgency);
   const queue = [...byUrgency.filter((j) => forced.has(j)), ...byUrgency.filter((j) => !forced.has(j))];
   const sharing = allowGrouping === 1;
-  const walk = startWalk({ ...world, queue, prices, budgets, forced, sharing, stopping: allowPreemption === 1 });
+  const walk = startWalk({
+    ...world,
+    queue,
+    prices,
+    budgets,
+    forced,
+    sharing,
+    stopping: allowPreemption === 1,
+    weighing: true,
+  });
   for (const job of queue) walkJob(walk, job);
   if (sharing) {
-    mergeForWaiting(walk);
-    spread(walk);
+    const tries = allTries();
+    mergeForWaiting(walk, tries, fastest);
+    spread(walk, tries);
   }
   return planOf(walk);
 }
 
-function mergeForWaiting(walk: Walk): void {
+function mergeForWaiting(walk: Walk, tries: Tries, fastest: Map<number, number>): void {
   let looked = 0;
   for (const job of walk.queue) {
     if (groupOf(walk, job)) continue;
     const placed = join(walk, job) === Reason.placed || placeAlone(walk, job) ||
-      (looked++ < MOST_WAITING && mergeFor(walk, job));
+      placeMoving(walk, tries, job, fastest.get(job)!) || (looked++ < MOST_WAITING && mergeFor(walk, job));
     if (placed) walk.reasons[job] = Reason.placed;
   }
+}
+
+function placeMoving(walk: Walk, tries: Tries, job: number, alone: number): boolean {
+  const { snapshot } = walk;
+  const { jobs } = snapshot;
+  const left = Math.max(1, alone * stepsLeft(snapshot, job));
+  const place = relocateFor(walk, tries, job, left);
+  if (!place) return false;
+  open(walk, place.device, jobs.gang[job]!, jobs.base[job]!, place.profile).members.push(job);
+  return true;
 }
 
 function mergeFor(walk: Walk, job: number): boolean {
@@ -78,10 +108,8 @@ function mergeFor(walk: Walk, job: number): boolean {
       });
       if (!fits) continue;
       const after = stepSeconds(snapshot, taker.profile, loadOf(snapshot, members));
-      const loss = (g: Group) =>
-        inQueueOrder(walk, g.members).reduce((sum, m) => sum + walk.prices.get(m)!, 0) *
-        (1 - seconds(walk, g) / after);
-      if (!(loss(giver) + loss(taker) < walk.budgets.get(job)!)) continue;
+      const loss = progressLost(walk, giver, after) + progressLost(walk, taker, after);
+      if (!(loss < walk.budgets.get(job)!)) continue;
       taker.members = members;
       walk.groups = walk.groups.filter((g) => g !== giver);
       open(walk, giver.device, giver.span, base, profileOn(giver)).members.push(job);
@@ -95,7 +123,7 @@ function seconds(walk: Walk, group: Group): number {
   return stepSeconds(walk.snapshot, group.profile, loadOf(walk.snapshot, group.members));
 }
 
-function spread(walk: Walk): void {
+function spread(walk: Walk, tries: Tries): void {
   let candidates = [...walk.groups];
   for (;;) {
     candidates = sortBy(
@@ -104,12 +132,13 @@ function spread(walk: Walk): void {
     );
     const group = candidates.shift();
     if (!group) return;
-    const target = split(walk, group);
+    const { target, moved } = split(walk, tries, group);
+    candidates = candidates.map((g) => moved.get(g) ?? g);
     if (target) candidates.push(group, target);
   }
 }
 
-function split(walk: Walk, group: Group): Group | undefined {
+function split(walk: Walk, tries: Tries, group: Group): { target?: Group; moved: Map<Group, Group> } {
   const { snapshot } = walk;
   const { devices, jobs } = snapshot;
   const tokensOf = (members: number[]) => loadOf(snapshot, members).tokens;
@@ -117,6 +146,7 @@ function split(walk: Walk, group: Group): Group | undefined {
   const members = inQueueOrder(walk, group.members);
   const runsHere = (j: number) => jobs.currentDevice[j] === group.device;
   let target: Group | undefined;
+  const moved = new Map<Group, Group>();
   const running = optionsOf(snapshot).allowPreemption ? members.filter(runsHere) : [];
   for (const job of [...members.filter((j) => !runsHere(j)), ...running]) {
     if (group.members.length < 2) break;
@@ -128,6 +158,14 @@ function split(walk: Walk, group: Group): Group | undefined {
       if (refusal(snapshot, target.profile, target.members, job, bytes, true) !== Reason.placed) continue;
     } else {
       place = bestPlace(walk, job);
+      if (!place) {
+        const sooner = stepsLeft(snapshot, job) * (before - aloneSeconds(snapshot, group.profile, job));
+        const gain = runsHere(job) ? sooner - optionsOf(snapshot).preemptionSeconds : sooner;
+        const cleared = relocateFor(walk, tries, job, gain, group, group.profile);
+        place = cleared;
+        for (const [from, to] of moved) moved.set(from, cleared?.moved.get(to) ?? to);
+        for (const [from, to] of cleared?.moved ?? []) moved.set(from, to);
+      }
     }
     if (!place) continue;
     const after = target
@@ -141,5 +179,5 @@ function split(walk: Walk, group: Group): Group | undefined {
     target.members.push(job);
     group.members = rest;
   }
-  return target;
+  return target ? { target, moved } : { moved };
 }

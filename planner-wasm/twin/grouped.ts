@@ -16,6 +16,7 @@ export function planGrouped(snapshot: Snapshot, order: Order, blocking: boolean)
     forced: new Set(),
     sharing: true,
     stopping: preempts(snapshot, order),
+    weighing: false,
   });
   let blocked = false;
   for (const job of queue) {

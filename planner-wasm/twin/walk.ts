@@ -1,5 +1,5 @@
 /** Twin of assembly/policies/walk.ts and rooms.ts. */
-import { loadOf, profileOf } from "../model.ts";
+import { aloneSeconds, loadOf, profileOf, stepSeconds } from "../model.ts";
 import { Reason, type ReasonId } from "../types.ts";
 import {
   bestWindow,
@@ -17,6 +17,7 @@ import {
 
 export const JOIN_PROBES = 8;
 const TAKE_PROBES = 64;
+export const HYSTERESIS = 2;
 
 export interface Walk extends World {
   readonly queue: readonly number[];
@@ -27,6 +28,8 @@ export interface Walk extends World {
   readonly forced: ReadonlySet<number>;
   readonly sharing: boolean;
   readonly stopping: boolean;
+  /** Nobody joins where the members lose more than it gains. */
+  readonly weighing: boolean;
   /** Running jobs whose turn has not come. */
   readonly claims: Set<number>;
 }
@@ -58,11 +61,27 @@ export function rooms(walk: Walk, family: Pick<Group, "base" | "span">): Group[]
   return sortBy(walk.groups.filter((g) => isFamily(g, family)), (g) => [-room(g), g.device]);
 }
 
+/** Σ urgency of the members · the share of their progress that is lost when a step takes `after` seconds. */
+export function progressLost(walk: Walk, group: Group, after: number): number {
+  const before = stepSeconds(walk.snapshot, group.profile, loadOf(walk.snapshot, group.members));
+  return priceOf(walk, group.members) * (1 - before / after);
+}
+
+function pays(walk: Walk, group: Group, job: number): boolean {
+  const { snapshot } = walk;
+  const after = stepSeconds(snapshot, group.profile, loadOf(snapshot, [...group.members, job]));
+  const made = walk.prices.get(job)! * aloneSeconds(snapshot, group.profile, job) / after;
+  return progressLost(walk, group, after) < HYSTERESIS * made;
+}
+
 /** Placed, or why the group with the most room refused. */
 export function join(walk: Walk, job: number): ReasonId {
   const { snapshot } = walk;
   const probes = rooms(walk, familyOf(snapshot, job)).slice(0, JOIN_PROBES);
-  const answers = probes.map((g) => refusal(snapshot, g.profile, g.members, job, bytesOf(snapshot, g), true));
+  const answers = probes.map((g) => {
+    const answer = refusal(snapshot, g.profile, g.members, job, bytesOf(snapshot, g), true);
+    return answer === Reason.placed && walk.weighing && !pays(walk, g, job) ? Reason.noDevice : answer;
+  });
   const found = answers.indexOf(Reason.placed);
   if (found === -1) return answers[0] ?? Reason.noDevice;
   probes[found]!.members.push(job);

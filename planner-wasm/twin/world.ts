@@ -114,7 +114,7 @@ export function urgencies(world: World, fastest: Map<number, number>): Map<numbe
 }
 
 /** Devices from .. from + span - 1 when they may hold a gang, else nothing. */
-function windowAt({ devices }: Snapshot, from: number, span: number): number[] | undefined {
+export function windowAt({ devices }: Snapshot, from: number, span: number): number[] | undefined {
   const window = range(from, span);
   const holds = window.every((v) =>
     devices.available[v] === 1 && devices.node[v] === devices.node[from] && devices.kind[v] === devices.kind[from]

@@ -1,19 +1,17 @@
 /**
- * Ours: walk the jobs from the most urgent down, tenants' guaranteed ones first. Then groups of one base merge where
- * that lets a waiting job run, and groups spread over devices that nobody needed.
+ * Ours: walk the jobs from the most urgent down, tenants' guaranteed ones first. Then groups of one family
+ * move or merge where that lets a waiting job run, and groups spread over devices that nobody needed.
  */
 import { f64At, i32At, setF64, takeF64 } from "../arena";
 import * as L from "../layout";
-import { urgencyOf } from "../urgency";
+import { HYSTERESIS, urgencyOf } from "../urgency";
 import * as W from "../work";
 import { guaranteeTenants } from "./guarantee";
 import { mergeForWaiting } from "./merge";
 import * as Q from "./queue";
+import { resetRelocations } from "./relocate";
 import { spread } from "./spread";
 import { startWalk, walkJob } from "./walk";
-
-/** How many times more urgent a job must be than those whose place it takes: what keeps plans from flapping. */
-const HYSTERESIS: f64 = 2;
 
 /** Per job; the budget is what the places that it takes may be worth together. */
 export let urgency: usize = 0;
@@ -43,9 +41,10 @@ export function planDefault(): void {
   }
   Q.sortQueue(keys);
   forced = guaranteeTenants();
-  startWalk(urgency, budget, forced, L.allowGrouping, L.allowPreemption);
+  startWalk(urgency, budget, forced, L.allowGrouping, L.allowPreemption, true);
   for (let i = 0; i < Q.queueLength; i++) walkJob(i32At(Q.queue, i));
   if (!L.allowGrouping) return;
+  resetRelocations();
   mergeForWaiting(urgency);
-  spread();
+  spread(urgency);
 }

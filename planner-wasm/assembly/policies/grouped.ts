@@ -19,7 +19,7 @@ export function planGrouped(order: i32, blocking: bool): void {
     setF64(prices, j, 1);
     setF64(budgets, j, Infinity);
   }
-  startWalk(prices, budgets, 0, true, preempts(order));
+  startWalk(prices, budgets, 0, true, preempts(order), false);
   let blocked = false;
   for (let i = 0; i < Q.queueLength; i++) {
     const job = i32At(Q.queue, i);

@@ -12,7 +12,9 @@ import * as R from "../reason";
 import { budgetOf } from "./walk";
 import * as W from "../work";
 import * as Q from "./queue";
+import { progressLost } from "./loss";
 import { placeAlone } from "./place";
+import { movedFrom, movedTo, moves, relocateFor, relocationProfile } from "./relocate";
 import { join, JOIN_PROBES, listMembers, members, offer, release, withdraw } from "./rooms";
 
 /** Waiting jobs for which a merge is looked for, most urgent first; groups that may give way to each, smallest first. */
@@ -37,15 +39,28 @@ export function mergeForWaiting(urgency: usize): void {
     const job = i32At(Q.queue, i);
     if (i32At(G.jobHead, job) != -1) continue;
     // Places taken since its turn may have left room in a group, or devices free.
-    if (join(job) == R.PLACED || placeOffered(job) || (looked++ < MOST_WAITING && mergeFor(job, urgency))) {
-      setI32(G.jobReason, job, R.PLACED);
-    }
+    const placed = join(job) == R.PLACED || placeOffered(job) || placeMoving(job, urgency) ||
+      (looked++ < MOST_WAITING && mergeFor(job, urgency));
+    if (placed) setI32(G.jobReason, job, R.PLACED);
   }
 }
 
 function placeOffered(job: i32): bool {
   if (!placeAlone(job)) return false;
   offer(i32At(G.jobHead, job));
+  return true;
+}
+
+/** A window that others leave for free devices. */
+function placeMoving(job: i32, urgency: usize): bool {
+  const left = Math.max(1, f64At(Q.fastest, job) * f64At(W.stepsLeft, job));
+  const first = relocateFor(job, left, -1, -1, urgency);
+  if (first == -1) return false;
+  for (let i = 0; i < moves; i++) remove(G.groupAt(movedTo(i)).family, movedFrom(i));
+  for (let i = 0; i < moves; i++) offer(movedTo(i));
+  G.openGroup(first, relocationProfile, i32At(L.jobBase, job), i32At(L.jobGang, job));
+  G.settleMember(first, job);
+  offer(first);
   return true;
 }
 
@@ -139,12 +154,5 @@ export function accepts(from: i32, into: i32): bool {
 
 function loss(from: i32, into: i32, urgency: usize): f64 {
   const after = G.groupSeconds(G.trialGroup());
-  return groupLoss(from, after, urgency) + groupLoss(into, after, urgency);
-}
-
-function groupLoss(device: i32, after: f64, urgency: usize): f64 {
-  const group = G.groupAt(device);
-  let worth: f64 = 0;
-  for (let m = group.first; m != -1; m = G.nextMember(m)) worth = worth + f64At(urgency, m);
-  return worth * (1 - G.groupSeconds(group) / after);
+  return progressLost(from, after, urgency) + progressLost(into, after, urgency);
 }

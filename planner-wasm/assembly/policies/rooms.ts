@@ -7,16 +7,21 @@ import { heapTop, keyOf, push, remove, resetHeaps } from "../heap";
 import * as L from "../layout";
 import * as R from "../reason";
 import { forgetWindows } from "../windows";
+import { HYSTERESIS } from "../urgency";
 import * as W from "../work";
+import { progressLost } from "./loss";
 
 /** Groups asked per question, most room first. */
 export const JOIN_PROBES: i32 = 8;
 
 let probed: usize = 0;
+/** Per job: its urgency; 0: a job joins whatever the members lose. */
+let weights: usize = 0;
 /** What `listMembers` wrote last. */
 export let members: usize = 0;
 
-export function resetRooms(): void {
+export function resetRooms(urgency: usize): void {
+  weights = urgency;
   probed = takeI32(JOIN_PROBES);
   members = takeI32(L.jobCount);
   resetHeaps(mostFamilies);
@@ -31,6 +36,15 @@ export function withdraw(device: i32): void {
   remove(G.groupAt(device).family, device);
 }
 
+/** Whether the progress that the members lose is worth less than twice what the job makes there. */
+function pays(device: i32, job: i32): bool {
+  if (weights == 0) return true;
+  const group = G.groupAt(device);
+  const after = G.secondsWith(group, job);
+  const made = f64At(weights, job) * W.aloneSeconds(job, group.profile) / after;
+  return progressLost(device, after, weights) < HYSTERESIS * made;
+}
+
 /** PLACED, or why the group with the most room refused. */
 export function join(job: i32): i32 {
   const family = familyOfJob(job);
@@ -41,7 +55,8 @@ export function join(job: i32): i32 {
   let found = -1;
   while (refused < JOIN_PROBES && heapTop(family) != -1) {
     const device = heapTop(family);
-    const answer = G.refusal(G.groupAt(device), job, true);
+    let answer = G.refusal(G.groupAt(device), job, true);
+    if (answer == R.PLACED && !pays(device, job)) answer = R.NO_DEVICE;
     remove(family, device);
     if (answer == R.PLACED) {
       found = device;

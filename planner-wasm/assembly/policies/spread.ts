@@ -2,16 +2,19 @@
 import { f64At, i32At, setI32, takeI32 } from "../arena";
 import { coldSeconds } from "../cost";
 import * as G from "../groups";
-import { heapTop, push, remove, resetHeaps } from "../heap";
+import { heapTop, isQueued, push, remove, resetHeaps } from "../heap";
 import * as L from "../layout";
 import * as R from "../reason";
 import * as W from "../work";
 import { isResident } from "../windows";
 import { bestPlace, placeProfile } from "./place";
+import { movedFrom, movedTo, moves, relocateFor } from "./relocate";
 
 let members: usize = 0;
+let weights: usize = 0;
 
-export function spread(): void {
+export function spread(urgency: usize): void {
+  weights = urgency;
   resetHeaps(1);
   members = takeI32(L.jobCount);
   for (let v = 0; v < L.deviceCount; v++) if (G.headOf(v) == v) queueSplit(v);
@@ -53,8 +56,12 @@ function split(device: i32): i32 {
       let profile = -1;
       if (at == -1) {
         at = bestPlace(job);
-        if (at == -1) continue;
         profile = placeProfile;
+        if (at == -1) {
+          at = clearedPlace(job, device, before, runsHere);
+          profile = group.profile;
+        }
+        if (at == -1) continue;
         after = W.aloneSeconds(job, profile);
       } else {
         const there = G.groupAt(at);
@@ -80,4 +87,18 @@ function split(device: i32): i32 {
     if (i32At(G.jobHead, job) == device) G.settleMember(device, job);
   }
   return target;
+}
+
+/** A window that others leave for free devices, or -1. */
+function clearedPlace(job: i32, device: i32, before: f64, runsHere: bool): i32 {
+  const profile = G.groupAt(device).profile;
+  const sooner = f64At(W.stepsLeft, job) * (before - W.aloneSeconds(job, profile));
+  const at = relocateFor(job, runsHere ? sooner - L.preemptionSeconds : sooner, device, profile, weights);
+  if (at == -1) return -1;
+  for (let i = 0; i < moves; i++) {
+    if (!isQueued(movedFrom(i))) continue;
+    remove(0, movedFrom(i));
+    queueSplit(movedTo(i));
+  }
+  return at;
 }

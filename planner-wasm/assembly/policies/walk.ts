@@ -27,15 +27,25 @@ export let evictedCount: i32 = 0;
 let sharing: bool = true;
 let stopping: bool = true;
 
-/** `prices` and `budgets` are per job; `shares`: jobs may train beside others; `stops`: running jobs may lose places. */
-export function startWalk(prices: usize, budgets: usize, forced: usize, shares: bool, stops: bool): void {
+/**
+ * `prices` and `budgets` are per job; `shares`: jobs may train beside others; `stops`: running jobs may lose places;
+ * `weighs`: nobody joins where the members lose more than it gains.
+ */
+export function startWalk(
+  prices: usize,
+  budgets: usize,
+  forced: usize,
+  shares: bool,
+  stops: bool,
+  weighs: bool,
+): void {
   urgency = prices;
   budget = budgets;
   mustRun = forced;
   sharing = shares;
   stopping = stops;
   evicted = takeI32(L.jobCount);
-  resetRooms();
+  resetRooms(weighs ? prices : 0);
   claimPlaces();
 }
 
