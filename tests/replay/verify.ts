@@ -19,7 +19,7 @@ import { calibrationJobs, type OnEnd, recordedJobs, runCalibration, runRecorded 
 const help = `deno task verify:replay [--policy NAME] [--runs N] [--record FILE]
 deno task verify:replay --replay FILE
 deno task verify:replay --state FILE --calibration FILE [--record FILE]
-  (no flag)           a calibration and a recorded run on this machine (3 minutes); predicts the second from the first
+  (no flag)           a calibration and a recorded run on this machine (4 minutes); predicts the second from the first
   --policy NAME       the recorded service's policy (default: default)
   --runs N            so many pairs of runs; the medians of their errors decide (default 1)
   --record FILE       writes the (last) pair of runs to FILE
@@ -129,6 +129,11 @@ function judge({ calibration, run }: ReplayFile, planner: Planner): Errors {
     } times what the calibration says of them; with that known (which no prediction could): ` +
       `mean ${percent(atItsSpeed.meanError)}, makespan ${percent(atItsSpeed.makespanError)}`,
   );
+  if (Math.abs(ratio - 1) > tolerance) {
+    console.log(
+      "  other work, or a cost model that does not hold: repeat it on a quiet machine before believing either",
+    );
+  }
   const same = run.decisions.filter((decision) => replaysAs(decision, planner)).length;
   console.log(`decisions planned again from their stored snapshots: ${same} of ${run.decisions.length} the same`);
   return {
