@@ -36,6 +36,8 @@ Deno.test("a job shows the planner's numbers, and nothing of other tenants but c
   deepStrictEqual([plan.policy, plan.reason, plan.jobs_ahead, plan.max_slowdown], ["default", "placed", null, 4]);
   strictEqual(plan.slowdown, plan.group_step_seconds / plan.alone_step_seconds);
   strictEqual(plan.group.residual_tokens, 1000 - plan.group.tokens);
+  strictEqual(plan.group.residual_bytes, plan.group.device_memory_bytes - plan.group.memory_bytes);
+  ok(plan.group.residual_seconds >= 0, "no member's bound is broken");
   deepStrictEqual([plan.group.devices, plan.group.token_budget, plan.group.strip_columns], [1, 1000, 32]);
   ok(plan.seconds_left > 0 && plan.urgency > 0 && plan.group.memory_bytes < plan.group.device_memory_bytes);
   strictEqual(waits.job.status, "queued");

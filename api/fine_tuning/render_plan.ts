@@ -27,16 +27,20 @@ export const planSchema = z.object({
     devices: z.int(),
     tokens: z.number().openapi({ description: "Per step and device." }),
     token_budget: z.number().nullable().openapi({ description: "Most that a step should hold: the knee of its cost." }),
-    residual_tokens: z.number().nullable().openapi({ description: "What the budget leaves for further jobs." }),
+    residual_tokens: z.number().nullable().openapi({
+      description: "What the budget leaves for further jobs; below 0 where one job alone is above it.",
+    }),
+    knee_tokens: z.number().nullable().openapi({ description: "Where the cost curve of such sequences bends." }),
     memory_bytes: z.number().nullable(),
     device_memory_bytes: z.number().nullable(),
+    residual_bytes: z.number().nullable(),
+    residual_seconds: seconds.openapi({ description: "How much longer a step may be before a member's bound is met." }),
     strip_columns: z.int().openapi({ description: "Ranks of all members, each rounded up to 16." }),
     max_strip_columns: z.int().nullable(),
   }).openapi({ description: "The group that it trains in; of the job alone on its best device while it waits." }),
 }).openapi("FineTuningJobPlan");
 
 export function renderPlan(info: PlanInfo): z.infer<typeof planSchema> {
-  const { tokenBudget, groupTokens } = info;
   return {
     policy: policyName(info.policy),
     planned_at: unixSeconds(info.plannedAt),
@@ -51,11 +55,14 @@ export function renderPlan(info: PlanInfo): z.infer<typeof planSchema> {
     group: {
       jobs: info.members.length,
       devices: info.devices,
-      tokens: groupTokens,
-      token_budget: tokenBudget,
-      residual_tokens: tokenBudget === null ? null : Math.max(0, tokenBudget - groupTokens),
+      tokens: info.groupTokens,
+      token_budget: info.tokenBudget,
+      residual_tokens: info.residualTokens,
+      knee_tokens: info.kneeTokens,
       memory_bytes: info.groupMemoryBytes,
       device_memory_bytes: info.deviceMemoryBytes,
+      residual_bytes: info.residualBytes,
+      residual_seconds: info.residualSeconds,
       strip_columns: info.stripColumns,
       max_strip_columns: info.maxStripColumns,
     },
