@@ -59,8 +59,8 @@ tr.ours td{font-weight:700;background:#eef3fd}tr.bound td{color:#555;font-style:
 td.first{border-left:1px solid #bbb}.met{color:#0a6b2d}.missed{color:#a32010;font-weight:600}.out{color:#555}
 .figures{display:grid;grid-template-columns:1fr 1fr;gap:10px 24px}figure{margin:0;break-inside:avoid}figcaption{font-size:12px;font-weight:600}
 svg{width:100%;height:auto}
-@media(max-width:800px){.figures{grid-template-columns:1fr}}
-@media print{@page{size:A4 landscape;margin:9mm}body{max-width:none;margin:0;padding:0;font-size:10px}nav{display:none}p{max-width:none}table{font-size:7.6px}th,td{padding:1px 3px}h2{break-before:page}h3{break-after:avoid}.scroll{overflow:visible}tr{break-inside:avoid}.figures{gap:4px 16px}}
+@media screen and (max-width:800px){.figures{grid-template-columns:1fr}}
+@media print{@page{size:A4 landscape;margin:9mm}body{max-width:none;margin:0;padding:0;font-size:10px}nav{display:none}p{max-width:none}table{font-size:7.6px}th,td{padding:1px 3px}h2{break-before:page}#targets{break-before:auto}ul{margin:4px 0}svg{max-height:84mm}h3{break-after:avoid}.scroll{overflow:visible}tr{break-inside:avoid}.figures{gap:4px 16px}}
 `;
 
 function table(head: readonly (readonly [text: string, kind?: "text"])[], body: readonly string[]): string {

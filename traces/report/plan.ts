@@ -68,7 +68,8 @@ export const paperName = "Paper's setting";
 /** Ablations belong to the paper's setting at this load. */
 export const ablationLoad = 0.9;
 const loads = [0.7, 0.9, 1.05];
-export const saturatedLoad = 3;
+/** All of them at once would be about thirty: groups of ten still leave some to wait. */
+export const saturatedLoad = 10;
 const warmShare = 0.1;
 const gpus = 128;
 

@@ -118,8 +118,8 @@ export function atLoad(jobs: readonly LoraJob[], gpus: number, load: number, war
   const span = jobs.at(-1)?.submitSeconds ?? 0;
   if (!(span > 0)) throw new RangeError(`jobs must span more than 0 s to be scaled to a load, span ${span} s`);
   const most = jobs.reduce((sum, job) => sum + job.gang, 0) / gpus;
-  if (!(load > 0 && load < most / 2)) {
-    throw new RangeError(`load must be above 0 and below ${most / 2}, half of what all jobs at once are, is ${load}`);
+  if (!(load > 0 && load < 0.9 * most)) {
+    throw new RangeError(`load must be above 0 and below ${0.9 * most}, nine tenths of all jobs at once, is ${load}`);
   }
   let low = 1e-12 / span;
   let high = 1e12 / span;
