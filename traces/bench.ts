@@ -3,6 +3,7 @@
  * to fail where a run takes longer.
  */
 
+import process from "node:process";
 import { parseArgs } from "node:util";
 import { loadPlanner } from "../planner-wasm/mod.ts";
 import { acmeLike } from "./generator/acme_like.ts";
@@ -19,7 +20,9 @@ export interface BenchRow {
   readonly gpus: number;
   readonly policy: string;
   readonly seconds: number;
-  /** Of these inside the planner. */
+  /** Of this process, all threads: what a machine with other work still says right. */
+  readonly cpuSeconds: number;
+  /** Of the seconds, inside the planner. */
   readonly plannerSeconds: number;
   readonly plans: number;
   /** Most jobs that waited at once. */
@@ -46,6 +49,7 @@ export async function benchSimulator(jobCount: number, onRow: (row: BenchRow) =>
   return benchCases.map(({ gpus, policy }) => {
     const jobs = atLoad(drawn, gpus, load, 0.1);
     const start = performance.now();
+    const cpu = process.cpuUsage();
     const { plannerMs, plans, timeline } = simulate({
       jobs,
       bases: bases.length,
@@ -61,6 +65,7 @@ export async function benchSimulator(jobCount: number, onRow: (row: BenchRow) =>
       gpus,
       policy,
       seconds: (performance.now() - start) / 1000,
+      cpuSeconds: cpuSince(cpu),
       plannerSeconds: plannerMs / 1000,
       plans,
       mostWaiting: timeline.waiting.reduce((most, count) => Math.max(most, count), 0),
@@ -68,6 +73,11 @@ export async function benchSimulator(jobCount: number, onRow: (row: BenchRow) =>
     onRow(row);
     return row;
   });
+}
+
+function cpuSince(start: { readonly user: number; readonly system: number }): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system - start.user - start.system) / 1e6;
 }
 
 if (import.meta.main) {
@@ -80,13 +90,17 @@ if (import.meta.main) {
     throw new RangeError(`--jobs must be a whole number >= 2, is "${values.jobs}"`);
   }
   console.log(`Simulator, Acme-like jobs at load ${load}, one thread`);
-  console.log("jobs      GPUs   policy    seconds   in the planner   plans    most waiting");
-  const rows = await benchSimulator(count, ({ jobs, gpus, policy, seconds, plannerSeconds, plans, mostWaiting }) => {
-    console.log(
-      String(jobs).padEnd(10) + String(gpus).padEnd(7) + policy.padEnd(10) + seconds.toFixed(1).padEnd(10) +
-        `${plannerSeconds.toFixed(1)}`.padEnd(17) + String(plans).padEnd(9) + mostWaiting,
-    );
-  });
+  console.log("jobs      GPUs   policy    seconds   CPU s   in the planner   plans    most waiting");
+  const rows = await benchSimulator(
+    count,
+    ({ jobs, gpus, policy, seconds, cpuSeconds, plannerSeconds, plans, mostWaiting }) => {
+      console.log(
+        String(jobs).padEnd(10) + String(gpus).padEnd(7) + policy.padEnd(10) + seconds.toFixed(1).padEnd(10) +
+          cpuSeconds.toFixed(1).padEnd(8) +
+          `${plannerSeconds.toFixed(1)}`.padEnd(17) + String(plans).padEnd(9) + mostWaiting,
+      );
+    },
+  );
   if (values.json !== undefined) await Deno.writeTextFile(values.json, JSON.stringify({ load, rows }, null, 2) + "\n");
   const slow = rows.filter((row) => row.seconds > Number(values.most ?? Infinity));
   if (slow.length > 0) {
