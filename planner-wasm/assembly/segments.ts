@@ -21,6 +21,8 @@ let frees: usize = 0;
 let claims: usize = 0;
 /** Per job: the segment it was given, or -1. */
 let assigned: usize = 0;
+/** Per segment: itself, or a later one before which all are full; free counts never grow. */
+let opens: usize = 0;
 /** Per base: the smallest gang for which too few devices were free (0: none yet); free counts never grow. */
 let shortage: usize = 0;
 
@@ -37,6 +39,8 @@ export function resetSegments(): void {
   ends = takeI32(L.deviceCount);
   frees = takeI32(L.deviceCount);
   claims = takeI32(L.deviceCount);
+  opens = takeI32(L.deviceCount + 1);
+  for (let s = 0; s <= L.deviceCount; s++) setI32(opens, s, s);
   assigned = takeI32(L.jobCount);
   shortage = takeI32(baseCount());
   for (let j = 0; j < L.jobCount; j++) setI32(assigned, j, -1);
@@ -82,7 +86,9 @@ export function isAssigned(job: i32): bool {
 export function assign(job: i32, segment: i32): bool {
   const gang = i32At(L.jobGang, job);
   if (segment == -1 || i32At(frees, segment) < gang) return false;
-  setI32(frees, segment, i32At(frees, segment) - gang);
+  const free = i32At(frees, segment) - gang;
+  setI32(frees, segment, free);
+  if (free == 0) setI32(opens, segment, segment + 1);
   setI32(assigned, job, segment);
   return true;
 }
@@ -93,6 +99,18 @@ function isResident(segment: i32, base: i32, gang: i32): bool {
     if (i32At(L.residentBase, v) == base && ++count == gang) return true;
   }
   return false;
+}
+
+/** The first segment from `segment` on that is not full. */
+function openFrom(segment: i32): i32 {
+  let end = segment;
+  while (i32At(opens, end) != end) end = i32At(opens, end);
+  while (segment != end) {
+    const next = i32At(opens, segment);
+    setI32(opens, segment, end);
+    segment = next;
+  }
+  return end;
 }
 
 /** One that takes no running job's devices, soonest end with cold start, fewest free devices, lowest index; or -1. */
@@ -106,7 +124,9 @@ export function bestSegment(job: i32): i32 {
   let bestEnd = Infinity;
   let bestFree = 0;
   let enough = false;
-  for (let s = 0; s < segmentCount; s++) {
+  let warmProfile = -1;
+  let warm: f64 = 0;
+  for (let s = openFrom(0); s < segmentCount; s = openFrom(s + 1)) {
     const free = i32At(frees, s);
     if (free < gang) continue;
     enough = true;
@@ -114,8 +134,13 @@ export function bestSegment(job: i32): i32 {
     if (p == -1) continue;
     const taken = free - i32At(claims, s) < gang ? 1 : 0;
     if (best != -1 && taken > bestTaken) continue;
-    let end = f64At(W.stepsLeft, job) * W.aloneSeconds(job, p);
-    if (!isResident(s, base, gang)) end = end + coldSeconds(p);
+    if (p != warmProfile) {
+      warmProfile = p;
+      warm = f64At(W.stepsLeft, job) * W.aloneSeconds(job, p);
+    }
+    // Even with the base there it would not be better than the best so far.
+    if (best != -1 && taken == bestTaken && (warm > bestEnd || (warm == bestEnd && free >= bestFree))) continue;
+    const end = isResident(s, base, gang) ? warm : warm + coldSeconds(p);
     if (
       best == -1 || taken < bestTaken || end < bestEnd || (end == bestEnd && free < bestFree)
     ) {
