@@ -2,9 +2,13 @@
 
     peft           PEFT as it comes (fp32 adapter over a bf16 base), eager, the model's own loss
     peft_bf16      the same with a bf16 adapter, which is the faster
-    compiled       plain bf16 LoRA linears and a chunked loss under torch.compile
+    compiled       plain bf16 LoRA linears and a chunked loss under torch.compile: one adapter of rank 16 on all of the tokens, an
+                   easier task than the eight jobs
+    compiled_in_turn      the jobs themselves, each alone in the way of `compiled`, one step of each after the other: what one
+                          does without multi-LoRA. Their tokens over the sum of their steps' times
     shared_batch   one batch, and in each linear a loop over the adapters with two GEMMs each on their rows (mLoRA's way);
                    the same chunked loss
+    shared_batch_compiled the same under torch.compile
 
 Random bf16 weights, no dropout, no checkpointing of layers, fused AdamW per adapter, SDPA attention. Out of memory is a
 result; PEFT is then tried with half the sequences.
@@ -28,10 +32,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from random_model import SHAPES, config_of
 
+ALL_JOBS = ("compiled_in_turn", "shared_batch", "shared_batch_compiled")
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 CHUNK = 2048  # rows of logits at a time
-# tokens of a step: (tokens per sequence, (rank, sequences) of each adapter of the shared batch). The others train one
-# adapter of rank 16 on all of the sequences.
+# tokens of a step: (tokens per sequence, (rank, sequences) of each job of the step). The ways of one adapter train one of
+# rank 16 on all of the sequences.
 CONFIGS = {
     "512": (512, [(16, 1)]),
     "8192": (2048, [(16, 1)] * 4),
@@ -159,16 +164,27 @@ class Bench:
     def compiled(self, sequences, length, adapters):
         return self.own_linears([(16, sequences)], sequences, length, compiled=True)
 
-    def shared_batch(self, sequences, length, adapters):
-        return self.own_linears(adapters, sequences, length, compiled=False)
+    def compiled_in_turn(self, length, adapters):
+        """Jobs of one rank and size take the same time and are timed once."""
+        of_job = {job: self.own_linears([job], job[1], length, compiled=True) for job in dict.fromkeys(adapters)}
+        rows = [of_job[job] for job in adapters]
+        tokens, ms = sum(r["tokens"] for r in rows), sum(r["step_ms"] for r in rows)
+        return {"tokens": tokens, "segment": length, "step_ms": ms, "tokens_per_second": 1e3 * tokens / ms,
+                "warmup_s": sum(r["warmup_s"] for r in of_job.values()), "peak_bytes": max(r["peak_bytes"] for r in rows),
+                "jobs": [{"rank": rank, "tokens": r["tokens"], "step_ms": r["step_ms"]} for (rank, _), r in of_job.items()]}
+
+    def shared_batch(self, sequences, length, adapters, compiled):
+        return self.own_linears(adapters, sequences, length, compiled)
 
     def run(self, way, key):
         length, adapters = CONFIGS[key]
         length = max(2, length // self.args.shrink)
         sequences = sum(n for _, n in adapters)
         ways = {"peft": lambda n: self.peft(n, length, adapters, True), "peft_bf16": lambda n: self.peft(n, length, adapters, False),
-                "compiled": lambda n: self.compiled(n, length, adapters), "shared_batch": lambda n: self.shared_batch(n, length, adapters)}
-        row = {"peer": way, "config": key, "asked_tokens": sequences * length, "adapters": len(adapters) if way == "shared_batch" else 1}
+                "compiled": lambda n: self.compiled(n, length, adapters), "compiled_in_turn": lambda n: self.compiled_in_turn(length, adapters),
+                "shared_batch": lambda n: self.shared_batch(n, length, adapters, False),
+                "shared_batch_compiled": lambda n: self.shared_batch(n, length, adapters, True)}
+        row = {"peer": way, "config": key, "asked_tokens": sequences * length, "adapters": len(adapters) if way in ALL_JOBS else 1}
         while sequences >= 1:
             try:
                 row.update(ways[way](sequences))
@@ -182,7 +198,7 @@ class Bench:
                 gc.collect()
                 if self.cuda:
                     torch.cuda.empty_cache()
-            if way == "shared_batch":
+            if way in ALL_JOBS:
                 break
             sequences //= 2
         row["error"] = "out of memory"
@@ -197,7 +213,7 @@ def main():
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--quick", action="store_true", help="three steps")
     parser.add_argument("--compile", default="layers", choices=["layers", "whole"])
-    parser.add_argument("--only", default="peft_bf16,peft,shared_batch,compiled")
+    parser.add_argument("--only", default="peft_bf16,peft,shared_batch,compiled,compiled_in_turn,shared_batch_compiled")
     parser.add_argument("--configs", default="15360,8192,512")
     parser.add_argument("--shrink", type=int, default=1, help="divides the sequence lengths, for a try on the CPU")
     parser.add_argument("--out")
@@ -210,11 +226,13 @@ def main():
               "device": torch.cuda.get_device_name() if bench.cuda else "cpu", "compile": args.compile, "steps": args.steps, "rows": []}
     for way in args.only.split(","):
         for key in args.configs.split(","):
+            if way in ("compiled_in_turn", "shared_batch_compiled") and len(CONFIGS[key][1]) == 1:
+                continue  # one job: `compiled` again
             start = time.perf_counter()
             row = bench.run(way, key)
             result["rows"].append(row)
             rate = f"{row['tokens_per_second']:9.0f} tok/s at {row['tokens']} tokens" if "tokens_per_second" in row else row["error"]
-            print(f"{way:14} {key:>6}: {rate} ({time.perf_counter() - start:.0f} s)", file=sys.stderr)
+            print(f"{way:21} {key:>6}: {rate} ({time.perf_counter() - start:.0f} s)", file=sys.stderr)
             if args.out:  # after each row: what is cut short keeps what it has
                 with open(args.out, "w") as file:
                     json.dump(result, file, indent=1)

@@ -4,7 +4,8 @@
     python report.py --base results/gpu.json --work DIR --sustained     the GEMM limit in TFLOP/s, 0 when unknown
 
 A stage in --work is NAME.meta (date, commit, device, driver, status, seconds) with NAME.json or NAME.log. A stage that left
-nothing this time keeps the figures of the base, with a note that the last try failed.
+nothing this time keeps the figures of the base, with a note that the last try failed; so does a sanitizer that was cut short
+where the base has a whole run.
 """
 import argparse
 import glob
@@ -15,6 +16,7 @@ import re
 GIB = 1 << 30
 LONG, MIXED, FULL = "4 jobs r16, 8192 in segments of 2048", "8 mixed jobs, 15360 in segments of 512", "8 jobs r16, 16384 in segments of 512"
 SMALL, SIXTEEN, ONE = "one small job, 512", "16 jobs r16, 8192 in segments of 512", "1 job r16, 8192 in segments of 512"
+PEERS = ("compiled", "compiled_in_turn", "peft_bf16", "peft", "shared_batch", "shared_batch_compiled")
 BASE = "1 job r2 on q_proj, 8192 in segments of 512"
 
 
@@ -38,10 +40,25 @@ def from_log(name, text):
         return data
     if name.startswith("sanitize"):
         summary = re.findall(r"ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard", text)
-        if not summary:
+        tests = re.findall(r"^ok   (\S+)", text, re.M)
+        if not summary and not tests:
             return None
-        return {**data, "errors": sum(int(a or b) for a, b in summary), "finished": len(re.findall(r"^ok ", text, re.M))}
+        # Without a summary its time was over: what it had reported until then.
+        errors = sum(int(a or b) for a, b in summary) if summary else len(re.findall(r"^=+ (?:Error|Warning|Invalid)", text, re.M))
+        return {**data, "errors": errors, "finished": len(tests), "tests": tests, "cut_short": not summary, "races": races(text)}
     return None
+
+
+def races(text):
+    """Kernel and lines of each pair of accesses that racecheck reports, with how often."""
+    found, access = {}, r"(Read|Write) access at (.*?)\+0x[0-9a-f]+ in (\S+:\d+)"
+    for report in re.split(r"Race reported between ", text)[1:]:
+        first, *others = re.findall(access, report.split("\n========= \n")[0])
+        kernel = re.search(r"(\w+)(<[^(]*(?:\([^)]*\)[^(]*)*>)?\(", first[1].replace("<unnamed>", "unnamed"))
+        places = sorted({f"{kind.lower()} {place}" for kind, _, place in others})
+        key = f"{kernel.group(1) if kernel else first[1]}: {first[0].lower()} {first[2]} and {', '.join(places)}"
+        found[key] = found.get(key, 0) + 1
+    return found
 
 
 def merge(base, work):
@@ -55,7 +72,10 @@ def merge(base, work):
                 data = from_log(name, file.read())
         if meta is None:
             continue
-        if data is not None or name == "build":
+        complete = ((stages.get(name) or {}).get("data") or {"cut_short": True}).get("cut_short") is not True
+        if data is not None and data.get("cut_short") and complete:
+            stages[name]["last_try"] = {**meta, "data": data}
+        elif data is not None or name == "build":
             stages[name] = {**meta, "data": data}
         elif name in stages:
             stages[name]["last_try"] = meta
@@ -97,7 +117,7 @@ class Findings:
             return None, ""
         at = "" if peer["tokens"] == peer["asked_tokens"] else f" at {peer['tokens']} tokens, {peer['asked_tokens']} run out of memory"
         # A ratio to the best of fewer peers would flatter.
-        lacking = [w for w in ways or ("compiled", "peft_bf16", "peft", "shared_batch") if self.peer(key, [w]) is None]
+        lacking = [w for w in ways or PEERS if self.peer(key, [w]) is None]
         lacking = f"; no figure of {', '.join(lacking)}" if lacking else ""
         return ours / peer["tokens_per_second"], f"{peer['peer']}: {peer['tokens_per_second']:,.0f} tok/s{at}{lacking}"
 
@@ -120,9 +140,13 @@ def judge(f):
 
     tests = f.data("test")
     line("1", "CUDA op and bit tests that fail", tests.get("failed"), 0, least=False, detail=f"{tests['passed']} passed" if tests else "")
-    for tool in ("memcheck", "racecheck"):
+    for tool, note in (("memcheck", ""), ("racecheck", ""), ("racecheck-arrivals", ", every reader of a slot arriving for itself (src/cuda/hopper.h)")):
         found = f.data(f"sanitize-{tool}")
-        line("1", f"compute-sanitizer {tool}, findings", found.get("errors"), 0, least=False, detail=f"in {found['finished']} tests" if found else "")
+        since = f.stages.get(f"sanitize-{tool}", {}).get("last_try", {})
+        later = since.get("data") or {}
+        line("1", f"compute-sanitizer {tool.split('-')[0]}, findings{note}", found.get("errors"), 0, least=False,
+             detail=f"in {found['finished']} tests" + (", then its time was over" if found.get("cut_short") else "") + "".join(f"; {n} x {race}" for race, n in found.get("races", {}).items())
+             + (f". Later, at {since['commit']}, {later['errors']} in the first {later['finished']}" if later else "") if found else "")
 
     bits = f.data("bits")
     cases = [c for job in bits.get("jobs", []) for c in job["companies"]]
@@ -138,8 +162,12 @@ def judge(f):
     for config, key in ((MIXED, "15360"), (LONG, "8192")):
         value, detail = f.ratio_to_peer(config, key)
         line("3", f"against the best peer, {int(key):,} tokens", value, 1.25, "x", detail=detail)
-        value, detail = f.ratio_to_peer(config, key, "peft", "peft_bf16")
-        line("3", f"against PEFT eager, {int(key):,} tokens", value, 1.9, "x", detail=detail)
+        for what, way, target in (("PEFT eager as it comes", "peft", 1.9), ("PEFT eager with bf16 adapters", "peft_bf16", 1.9),
+                                  ("the same jobs in turn under torch.compile", "compiled_in_turn", 1.25),
+                                  ("the same jobs in one batch under torch.compile", "shared_batch_compiled", 1.25),
+                                  ("the same jobs in one batch, eager", "shared_batch", 1.25)):
+            value, detail = f.ratio_to_peer(config, key, way)
+            line("3", f"against {what}, {int(key):,} tokens", value, target, "x", detail=detail)
 
     line("4", "one small job alone (1 x 512, r 16)", f.step(SMALL), 11000, "tok/s", detail=percent(SMALL))
     line("4", "16 such jobs together", f.step(SIXTEEN), 16000, "tok/s", detail=percent(SIXTEEN))

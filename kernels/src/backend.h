@@ -243,6 +243,11 @@ class Backend {
   // residual [tokens, out] may be null; it may be y itself.
   virtual void linear_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts,
                               const Matrix* residual) = 0;
+  // linear_forward of gate and up, then swiglu_forward of what that gave: one op, so that a backend may do both at once.
+  virtual void gated_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts, Matrix act) {
+    linear_forward(batch, layer, x, parts, nullptr);
+    swiglu_forward(parts[0].y, batch.tokens, parts[0].weight->out, act);
+  }
   // dS = scale · dY · B (rounds).
   // dX = [dY_0 | dY_1 | … | dS_0 | dS_1 | …] · [W_0; W_1; …; A_0; A_1; …] over the parts in order (rounds); rows whose
   // adapter has dropout leave the dS strips out of the chain and then add mask ∘ (dS · A) / (1 - p), part by part (rounds

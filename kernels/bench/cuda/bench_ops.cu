@@ -690,8 +690,8 @@ class Bench {
     return w;
   }
 
-  // As Backend::linear_forward and linear_backward: the strips, then the product with them.
-  Work linear(const std::shared_ptr<Lab>& lab, const Group& group, bool backward) {
+  // As Backend::linear_forward and linear_backward: the strips, then the product with them. gated: as gated_forward.
+  Work linear(const std::shared_ptr<Lab>& lab, const Group& group, bool backward, bool gated = false) {
     Work w;
     const int64_t n = lab->batch.tokens, in = group.in(), out = group.out();
     const bool residual = group.residual && !backward;
@@ -699,6 +699,7 @@ class Bench {
               home_bytes(*lab, group, true, 2) + home_bytes(*lab, group, false, 2) + strip_bytes(*lab, group);
     w.flops = 2 * real(n) * real(in) * real(out) + 2 * real(lab->row_ranks * (group.parts() * in + out));
     w.sets = sets_for(w.bytes);
+    if (gated) w.bytes += real(n * kFfn * 2);
     if (lab->columns) w.sets = std::min(w.sets, static_cast<int>(lab->layers));
     struct Set {
       LoraGroup lora;
@@ -721,6 +722,10 @@ class Bench {
         g.residual = random_.matrix(n, out);
         g.ld_residual = out;
       }
+      if (gated) {
+        g.act = scratch_.matrix(n, kFfn);
+        g.ld_act = kFfn;
+      }
       if (lab->columns) {
         set.lora = lora(*lab, group, s, backward ? nullptr : input, backward ? input : nullptr);
         const cuda::Home& home = set.lora.part[0].home;
@@ -741,7 +746,11 @@ class Bench {
         if (backward) cuda::lora_down_backward(this_->stream_, lab->tables, set.lora);
         else cuda::lora_down_forward(this_->stream_, lab->tables, set.lora);
       }
-      this_->gemm(set.gemm);
+      if (!gated || (this_->sm90_ && cuda::gemm_sm90_gives_act(set.gemm))) return this_->gemm(set.gemm);
+      Gemm g = set.gemm;
+      g.act = nullptr;
+      this_->gemm(g);
+      cuda::swiglu_forward(this_->stream_, static_cast<bf16*>(g.out), g.ldc, n, kFfn, set.gemm.act, kFfn);
     };
     return w;
   }
@@ -953,6 +962,8 @@ class Bench {
             for (const bool backward : {false, true})
               add(backward ? "linear_backward" : "linear_forward", group.name, n, segment, adapters.name,
                   [=] { return linear(here(), group, backward); });
+            if (group.modules[0] == TL_GATE_PROJ)
+              add("gated_forward", group.name, n, segment, adapters.name, [=] { return linear(here(), group, false, true); });
           }
         }
       }

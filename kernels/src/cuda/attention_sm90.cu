@@ -44,6 +44,7 @@ namespace {
 constexpr int kOwnerRows = 128;   // of a work item: 64 for each consumer warpgroup
 constexpr int kThreads = 384;     // warpgroup 0: producer; 1 and 2: consumers
 constexpr int kConsumerWarps = 8;
+constexpr int kArrivals = kEveryReaderArrives ? 32 * kConsumerWarps : kConsumerWarps;  // when a slot is handed back
 constexpr int kPanelColumns = 64;  // of a 128-byte row of a swizzled tile
 constexpr int kPanelRowBytes = 128;
 constexpr int kProducerRegisters = 24;
@@ -333,13 +334,13 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (shared_address(memory) % 1024 != 0) __trap();
     for (int i = 0; i < 2; ++i) {
       mbarrier_init(&control.q_full[i], 1);
-      mbarrier_init(&control.q_empty[i], kConsumerWarps);
+      mbarrier_init(&control.q_empty[i], kArrivals);
     }
     for (int i = 0; i < kStages; ++i) {
       mbarrier_init(&control.k_full[i], 1);
-      mbarrier_init(&control.k_empty[i], kConsumerWarps);
+      mbarrier_init(&control.k_empty[i], kArrivals);
       mbarrier_init(&control.v_full[i], 1);
-      mbarrier_init(&control.v_empty[i], kConsumerWarps);
+      mbarrier_init(&control.v_empty[i], kArrivals);
     }
     mbarrier_init_fence();
   }
@@ -389,7 +390,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   Ring<2> q_ring;
   Ring<kStages> k_ring, v_ring;
   const auto release = [&](uint64_t* barrier) {
-    if (lane == 0) mbarrier_arrive(barrier);
+    if (kEveryReaderArrives || lane == 0) mbarrier_arrive(barrier);
   };
   for (int round = 0; item_of(round) < a.items; ++round) {
     mbarrier_wait(&control.q_full[q_ring.stage], q_ring.phase);
@@ -560,11 +561,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (shared_address(memory) % 1024 != 0) __trap();
     for (int i = 0; i < 2; ++i) {
       mbarrier_init(&control.owner_full[i], 1);
-      mbarrier_init(&control.owner_empty[i], kConsumerWarps);
+      mbarrier_init(&control.owner_empty[i], kArrivals);
     }
     for (int i = 0; i < kStages; ++i) {
       mbarrier_init(&control.stream_full[i], Keys ? 1 + kStreamRows : 1);
-      mbarrier_init(&control.stream_empty[i], kConsumerWarps);
+      mbarrier_init(&control.stream_empty[i], kArrivals);
     }
     mbarrier_init_fence();
   }
@@ -645,7 +646,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   Ring<kStages> ring;
   const auto release = [&](uint64_t* barrier) {
     __syncwarp();
-    if (lane == 0) mbarrier_arrive(barrier);
+    if (kEveryReaderArrives || lane == 0) mbarrier_arrive(barrier);
   };
   for (int round = 0; item_of(round) < a.items; ++round) {
     mbarrier_wait(&control.owner_full[owner_ring.stage], owner_ring.phase);

@@ -576,6 +576,16 @@ void CudaBackend::gemm(const Gemm& g) {
 
 void CudaBackend::linear_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts,
                                  const Matrix* residual) {
+  product_forward(batch, layer, x, parts, residual, {});
+}
+
+void CudaBackend::gated_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts, Matrix act) {
+  if (!product_forward(batch, layer, x, parts, nullptr, act))
+    swiglu_forward(parts[0].y, batch.tokens, parts[0].weight->out, act);
+}
+
+bool CudaBackend::product_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts,
+                                  const Matrix* residual, Matrix act) {
   if (tables_.strip_columns) {
     LoraGroup lora = lora_group(layer, parts);
     for (LoraPart& p : lora.part) {
@@ -607,7 +617,13 @@ void CudaBackend::linear_forward(const Batch& batch, int layer, Matrix x, const 
   g.residual = residual ? half(*residual) : nullptr;
   g.ld_residual = residual ? residual->ld : 0;
   g.padded_rows = padded(batch.tokens);
+  if (act.data) {
+    g.act = half(act);
+    g.ld_act = act.ld;
+    if (!sm90_ || !gemm_sm90_gives_act(g)) g.act = nullptr;
+  }
   gemm(g);
+  return g.act != nullptr;
 }
 
 void CudaBackend::linear_backward(const Batch& batch, int layer, const std::vector<LinearPart>& parts, Matrix dx) {

@@ -82,6 +82,7 @@ class CudaBackend final : public Backend {
 
   void linear_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts,
                       const Matrix* residual) override;
+  void gated_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts, Matrix act) override;
   void linear_backward(const Batch& batch, int layer, const std::vector<LinearPart>& parts, Matrix dx) override;
   void adapter_gradients(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts) override;
 
@@ -101,6 +102,9 @@ class CudaBackend final : public Backend {
   LoraGroup lora_group(int layer, const std::vector<LinearPart>& parts) const;
   void set_strips(Gemm& gemm, int layer, const std::vector<LinearPart>& parts, bool backward) const;
   void gemm(const Gemm& gemm);
+  // Whether the product did swiglu_forward as well; never where act.data is null.
+  bool product_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts, const Matrix* residual,
+                       Matrix act);
   AttentionArguments attention(AttentionShape shape, Matrix q, Matrix k, Matrix v, Matrix out, float* lse) const;
   int64_t padded(int64_t rows) const { return (rows + kRowPad - 1) / kRowPad * kRowPad; }
   void make_current() const;

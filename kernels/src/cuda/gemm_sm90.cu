@@ -7,12 +7,18 @@
 // Order of sums, for every output element: k ascending in steps of 16, then the strips' slices of 16, parts and chunks
 // ascending. Tile width, stage count and grid decide only where and when: the width may be chosen freely from the shape.
 //
+// Gate and up with their activation (Gemm::act): a tile is BN / 2 columns of the gate beside the same columns of up, each
+// half of B from its own rows of W, so a thread holds both numbers of an element of act. What it stores is act of the
+// rounded numbers, as swiglu_forward's. Strips of the one half meet zeros in the other.
+//
 // The adapters' strips are further stages after those of the base: a stage holds up to 64 strip columns of one adapter, of
 // which only its own 16-column slices are multiplied. So a row block pays for the adapters that have rows in it, not for all
 // of the batch. The two CTAs of a cluster may need different numbers of them; the shorter list is filled up with stages that
 // load nothing, because the ring's slots are shared.
 #include "cuda/hopper.h"
 #include "cuda/kernels.h"
+#include "cuda/row.h"
+#include "cuda/swiglu.h"
 
 #include <algorithm>
 
@@ -26,6 +32,9 @@ constexpr int kThreads = 128 * (1 + kConsumers);
 constexpr int kOperandABytes = kBlockRows * kDepth * 2;
 constexpr int kChunkBytes = 64 * 128;  // 64 columns of the residual for one warpgroup's rows
 constexpr int kPairsPerGroup = 8;      // pairs of row blocks that are walked together over all columns, for the L2
+// A CTA starts with 168 registers a thread, what its launch bounds leave of 65,536; who asks for more waits for ever.
+constexpr int kProducerRegisters = 56, kConsumerRegisters = 224;
+static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <= 168 * (1 + kConsumers), "registers");
 
 template <int BN>
 struct Ring {
@@ -54,6 +63,8 @@ struct Arguments {
   bool residual;
   void* out;
   int64_t ldc;
+  bf16* act;  // of gated tiles; part_column[1] is then the width of a half
+  int64_t ld_act;
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -88,22 +99,30 @@ __device__ __forceinline__ uint4 exchange_in_quad(const uint32_t* word, int quad
   return high ? make_uint4(c, d, w2, w3) : make_uint4(w0, w1, c, d);
 }
 
+// The chunks of a row block.
+struct StripList {
+  int first, end;
+};
+__device__ __forceinline__ StripList strips_of(const Arguments& g, int block) {
+  if (block >= g.blocks) return {0, 0};
+  return {__ldg(g.chunk_first + block), __ldg(g.chunk_first + block + 1)};
+}
+
 // visit(part, chunk) for the strips of a row block that columns of `column_part` use.
 template <class Visit>
-__device__ __forceinline__ void for_strips(const Arguments& g, int block, int column_part, const Visit& visit) {
-  if (block >= g.blocks) return;
-  const int first = __ldg(g.chunk_first + block), end = __ldg(g.chunk_first + block + 1);
+__device__ __forceinline__ void for_strips(const Arguments& g, const StripList& list, int column_part, const Visit& visit) {
   const int part_first = g.parts > 1 ? column_part : 0, part_end = g.parts > 1 ? column_part + 1 : g.strip_parts;
   for (int p = part_first; p < part_end; ++p)
-    for (int i = first; i < end; ++i) {
+    for (int i = list.first; i < list.end; ++i) {
       const int4 raw = __ldg(reinterpret_cast<const int4*>(g.chunks + i));
       if (static_cast<uint32_t>(raw.w) & g.part_bit[p]) visit(p, StripChunk{raw.x, raw.y, raw.z, static_cast<uint32_t>(raw.w)});
     }
 }
 
-template <int BN, bool KMajor, bool Fp32>
+template <int BN, bool KMajor, bool Fp32, bool Gated>
 __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
     gemm_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Arguments g) {
+  static_assert(!Gated || (KMajor && !Fp32), "gated tiles are of a forward product");
   constexpr int kStages = Ring<BN>::kStages, kStageBytes = Ring<BN>::kStageBytes;
   constexpr int kHalf = BN / 2;
   extern __shared__ char raw[];
@@ -120,13 +139,16 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int s = 0; s < kStages; ++s) {
       mbarrier_init(full + s, 1);
-      mbarrier_init(empty + s, 2 * kConsumers);  // the warpgroups of both CTAs: a slot receives from both producers
+      // The warpgroups of both CTAs: a slot receives from both producers.
+      mbarrier_init(empty + s, 2 * kConsumers * (kEveryReaderArrives ? 128 : 1));
     }
     for (int i = 0; i < 2 * kConsumers; ++i) mbarrier_init(residual_full + i, 1);
     mbarrier_init_fence();
   }
   cluster_sync();
 
+  constexpr int kTileColumns = Gated ? kHalf : BN;
+  const int width = g.part_column[1];  // gated: columns of a half
   const int total = g.pairs * g.column_tiles;
   const int first_work = blockIdx.x / 2, work_step = gridDim.x / 2;
   int stage = 0;
@@ -139,21 +161,34 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
   };
 
   if (warpgroup == 0) {
-    registers_down<56>();
+    registers_down<kProducerRegisters>();
     if (threadIdx.x == 0) {
       prefetch_map(&maps.a);
       prefetch_map(&maps.b);
       for (int work = first_work; work < total; work += work_step) {
-        const Tile t = tile_of(g, work, BN, rank);
+        const Tile t = tile_of(g, work, kTileColumns, rank);
         const int row = t.block * kBlockRows;
+        // The lists of strips are looked up in the middle of the base's stages: the chain of loads takes longer than the
+        // multiplying warpgroups need for what the ring holds, if they must wait for it.
+        StripList own_list{0, 0}, partner_list{0, 0};
+        if (g.strip_parts > 0) {
+          own_list = strips_of(g, t.block);
+          partner_list = strips_of(g, t.block ^ 1);
+        }
+        int own = 0, partner = 0;
         for (int k = 0; k < g.k_blocks; ++k, advance()) {
+          if (k == g.k_blocks / 2) {
+            for_strips(g, own_list, t.part, [&](int, const StripChunk&) { ++own; });
+            for_strips(g, partner_list, t.part, [&](int, const StripChunk&) { ++partner; });
+          }
           mbarrier_wait(empty + stage, phase ^ 1);
           char* const a = ring + stage * kStageBytes;
           char* const b = a + kOperandABytes;
           mbarrier_arrive_expect(full + stage, kStageBytes);
           tma_load(a, &maps.a, full + stage, k * kDepth, row);
           if constexpr (KMajor) {
-            tma_load_multicast(b + rank * kHalf * 128, &maps.b, full + stage, k * kDepth, t.column + static_cast<int>(rank) * kHalf, 3);
+            tma_load_multicast(b + rank * kHalf * 128, &maps.b, full + stage, k * kDepth,
+                               t.column + static_cast<int>(rank) * (Gated ? width : kHalf), 3);
           } else {
 #pragma unroll
             for (int c = 0; c < BN / 64; ++c)
@@ -162,19 +197,20 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
           }
         }
         if (g.strip_parts == 0) continue;
-        int own = 0, partner = 0;
-        for_strips(g, t.block, t.part, [&](int, const StripChunk&) { ++own; });
-        for_strips(g, t.block ^ 1, t.part, [&](int, const StripChunk&) { ++partner; });
         const int count = max(1, max(own, partner));
         int done = 0;
-        for_strips(g, t.block, t.part, [&](int p, const StripChunk& chunk) {
+        for_strips(g, own_list, t.part, [&](int p, const StripChunk& chunk) {
           mbarrier_wait(empty + stage, phase ^ 1);
           char* const a = ring + stage * kStageBytes;
           char* const b = a + kOperandABytes;
           strip_info[stage] = chunk.slices + (++done == count ? 256 : 0);
           mbarrier_arrive_expect(full + stage, kStageBytes);
           tma_load(a, &maps.strip, full + stage, chunk.batch_column, p * g.strip_rows + row);
-          if constexpr (KMajor) {
+          if constexpr (Gated) {
+            // The other half gets the zeros that lie behind the matrix.
+            tma_load(b, &maps.home, full + stage, chunk.home_column, p == 0 ? t.column : 2 * width);
+            tma_load(b + kHalf * 128, &maps.home, full + stage, chunk.home_column, p == 0 ? 2 * width : t.column + width);
+          } else if constexpr (KMajor) {
             tma_load(b, &maps.home, full + stage, chunk.home_column, t.column);
             tma_load(b + kHalf * 128, &maps.home, full + stage, chunk.home_column, t.column + kHalf);
           } else {
@@ -192,7 +228,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
       }
     }
   } else {
-    registers_up<224>();
+    registers_up<kConsumerRegisters>();
     const int consumer = warpgroup - 1;
     const int thread = threadIdx.x % 128;
     const int lane = thread % 32, warp = thread / 32;
@@ -204,7 +240,12 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
 
     // One thread for each CTA of the cluster says that this warpgroup no longer reads the slot.
     auto release = [&](int slot) {
-      if (thread < 2) mbarrier_arrive_cluster(empty + slot, static_cast<uint32_t>(thread));
+      if (kEveryReaderArrives) {
+        mbarrier_arrive(empty + slot);
+        mbarrier_arrive_cluster(empty + slot, rank ^ 1);
+      } else if (thread < 2) {
+        mbarrier_arrive_cluster(empty + slot, static_cast<uint32_t>(thread));
+      }
     };
     auto multiply = [&](int slices, bool fresh) {
       const char* const a = ring + stage * kStageBytes + consumer * 64 * 128;
@@ -232,24 +273,44 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
     bf16* out = nullptr;  // of this lane: its first row, its 8 columns of each 32
     int out_columns = 0;  // from there to the end of the part
     bool out_row[2] = {false, false};
+    bf16* act = nullptr;  // gated: as `out`
+    constexpr int kGates = Gated ? kStores / 2 : kStores;
     auto store = [&](int i) {
+      const int columns = i % kGates * 32;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         // Lane q of a quad has columns 2q, 2q + 1 of four blocks of 8; after the exchange, all of block q.
         const uint4 block = exchange_in_quad(packed + i * 8 + half * 4, lane % 4);
-        if (out_row[half] && i * 32 < out_columns) *reinterpret_cast<uint4*>(out + half * 8 * g.ldc + i * 32) = block;
+        if (out_row[half] && columns < out_columns)
+          *reinterpret_cast<uint4*>(out + half * 8 * g.ldc + columns + (i < kGates ? 0 : width)) = block;
+      }
+      if constexpr (Gated) {
+        if (i < kGates)
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            uint32_t word[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+              const uint32_t gate = packed[i * 8 + half * 4 + j], up = packed[(i + kGates) * 8 + half * 4 + j];
+              const float low = __uint_as_float(gate << 16), high = __uint_as_float(gate & 0xffff0000u);
+              word[j] = pack2(activate(low, sigmoid(low), __uint_as_float(up << 16)),
+                              activate(high, sigmoid(high), __uint_as_float(up & 0xffff0000u)));
+            }
+            const uint4 block = exchange_in_quad(word, lane % 4);
+            if (out_row[half] && columns < out_columns) *reinterpret_cast<uint4*>(act + half * 8 * g.ld_act + columns) = block;
+          }
       }
     };
 
     for (int work = first_work; work < total; work += work_step) {
-      const Tile t = tile_of(g, work, BN, rank);
+      const Tile t = tile_of(g, work, kTileColumns, rank);
       const int row0 = t.block * kBlockRows + consumer * 64;
       // 64 columns of the residual, two chunks ahead of their use.
       auto load_residual = [&](int c, int to) {
         mbarrier_arrive_expect(own_residual + to, kChunkBytes);
         tma_load(own_residual_chunks + to * kChunkBytes, &maps.residual, own_residual + to, t.column + c * 64, row0);
       };
-      if (!Fp32 && g.residual && thread == 0) {
+      if (!Fp32 && !Gated && g.residual && thread == 0) {
         load_residual(0, buffer);
         load_residual(1, buffer ^ 1);
       }
@@ -313,7 +374,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
 #pragma unroll
         for (int c = 0; c < BN / 64; ++c) {
           const char* const chunk = own_residual_chunks + buffer * kChunkBytes;
-          if (g.residual) mbarrier_wait(own_residual + buffer, residual_phase);
+          if (!Gated && g.residual) mbarrier_wait(own_residual + buffer, residual_phase);
 #pragma unroll
           for (int j = 0; j < 8; ++j)
 #pragma unroll
@@ -321,12 +382,12 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
               const int inside = warp * 16 + lane / 4 + half * 8;
               float x = sums[(c * 8 + j) * 4 + half * 2], y = sums[(c * 8 + j) * 4 + half * 2 + 1];
               const int at = t.column + (c * 8 + j) * 8 + quad * 2;
-              if (g.bias && at < part_end) {
+              if (!Gated && g.bias && at < part_end) {
                 const float2 bias = __ldg(reinterpret_cast<const float2*>(g.bias + at));
                 x += bias.x;
                 y += bias.y;
               }
-              if (g.residual) {
+              if (!Gated && g.residual) {
                 const __nv_bfloat162 other =
                     *reinterpret_cast<const __nv_bfloat162*>(chunk + inside * 128 + ((j ^ (inside & 7)) << 4) + quad * 4);
                 x += __low2float(other);
@@ -335,7 +396,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
               const __nv_bfloat162 pair = __floats2bfloat162_rn(x + 0.0f, y + 0.0f);
               packed[(c * 2 + j / 4) * 8 + half * 4 + j % 4] = *reinterpret_cast<const uint32_t*>(&pair);
             }
-          if (g.residual) {
+          if (!Gated && g.residual) {
             residual_phase ^= buffer;  // a phase for both buffers: they take turns, first 0, then 1
             named_barrier(1 + consumer, 128);
             if (thread == 0 && c + 2 < BN / 64) load_residual(c + 2, buffer);
@@ -345,6 +406,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
         const int row = row0 + warp * 16 + lane / 4;
         out = static_cast<bf16*>(g.out) + row * g.ldc + t.column + quad * 8;
         out_columns = part_end - t.column - quad * 8;
+        if constexpr (Gated) act = g.act + row * g.ld_act + t.column + quad * 8;
         out_row[0] = row < g.m;
         out_row[1] = row + 8 < g.m;
       }
@@ -359,20 +421,20 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
 }
 
 #else
-template <int BN, bool KMajor, bool Fp32>
+template <int BN, bool KMajor, bool Fp32, bool Gated>
 __global__ void gemm_kernel(const __grid_constant__ Maps, const __grid_constant__ Arguments) {}
 #endif
 
-template <int BN, bool KMajor, bool Fp32>
+template <int BN, bool KMajor, bool Fp32, bool Gated = false>
 void launch(cudaStream_t stream, const Maps& maps, const Arguments& g, int processors) {
   static const bool ready = [] {
-    check(cudaFuncSetAttribute(gemm_kernel<BN, KMajor, Fp32>, cudaFuncAttributeMaxDynamicSharedMemorySize, Ring<BN>::kSharedBytes),
+    check(cudaFuncSetAttribute(gemm_kernel<BN, KMajor, Fp32, Gated>, cudaFuncAttributeMaxDynamicSharedMemorySize, Ring<BN>::kSharedBytes),
           "gemm_sm90: shared memory");
     return true;
   }();
   (void)ready;
   const int clusters = std::min(processors / 2, g.pairs * g.column_tiles);
-  gemm_kernel<BN, KMajor, Fp32><<<2 * clusters, kThreads, Ring<BN>::kSharedBytes, stream>>>(maps, g);
+  gemm_kernel<BN, KMajor, Fp32, Gated><<<2 * clusters, kThreads, Ring<BN>::kSharedBytes, stream>>>(maps, g);
   check_launch("gemm_sm90");
 }
 
@@ -389,6 +451,7 @@ int processor_count() {
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t column_tiles(const Gemm& g, bool by_part, int bn) {
+  if (g.act) return ceil_div(g.part_n[0], bn / 2);
   if (!by_part) return ceil_div(g.n, bn);
   int64_t tiles = 0;
   for (int p = 0; p < g.parts; ++p) tiles += ceil_div(g.part_n[p], bn);
@@ -401,7 +464,7 @@ int tile_width(const Gemm& g, bool by_part, int clusters) {
   int best = 256;
   double best_cost = 0;
   for (const int bn : {256, 192, 128}) {
-    if (g.out_fp32 && bn == 192) continue;
+    if ((g.out_fp32 || g.act) && bn == 192) continue;
     const double waves = static_cast<double>(ceil_div(pairs * column_tiles(g, by_part, bn), clusters));
     const double cost = waves * bn * (bn == 256 ? 1.0 : bn == 192 ? 1.03 : 1.08);
     if (best_cost == 0 || cost < best_cost) {
@@ -417,6 +480,8 @@ void launch_width(cudaStream_t stream, const Gemm& g, const Maps& maps, const Ar
   const int processors = processor_count();
   if (g.out_fp32) {
     if constexpr (BN != 192) launch<BN, true, true>(stream, maps, arguments, processors);
+  } else if (g.act) {
+    if constexpr (BN != 192) launch<BN, true, false, true>(stream, maps, arguments, processors);
   } else if (g.b_is_k_major) {
     launch<BN, true, false>(stream, maps, arguments, processors);
   } else {
@@ -441,9 +506,14 @@ bool aligned(const Gemm& g, bool by_part) {
 
 }  // namespace
 
+bool gemm_sm90_gives_act(const Gemm& g) {
+  return g.b_is_k_major && g.parts == 2 && g.part_n[0] == g.part_n[1] && !g.out_fp32 && !g.bias && !g.residual && aligned(g, true) &&
+         reinterpret_cast<uintptr_t>(g.act) % 16 == 0 && g.ld_act % 8 == 0;
+}
+
 void gemm_sm90(cudaStream_t stream, const Gemm& g) {
-  // Columns are cut by part only where a strip belongs to some of them.
-  const bool by_part = g.b_is_k_major && g.strip && g.parts > 1;
+  // Columns are cut by part only where a strip belongs to some of them; gated tiles have columns of both.
+  const bool by_part = g.b_is_k_major && g.strip && g.parts > 1 && !g.act;
   if (!aligned(g, by_part)) return gemm_generic(stream, g);
   const int bn = tile_width(g, by_part, processor_count() / 2);
 
@@ -454,8 +524,8 @@ void gemm_sm90(cudaStream_t stream, const Gemm& g) {
   a.pairs = static_cast<int32_t>(ceil_div(g.m, 2 * kBlockRows));
   a.parts = by_part ? g.parts : 1;
   for (int p = 0; p < a.parts; ++p) {
-    const int64_t columns = by_part ? g.part_n[p] : g.n;
-    a.part_tile[p + 1] = a.part_tile[p] + static_cast<int32_t>(ceil_div(columns, bn));
+    const int64_t columns = by_part || g.act ? g.part_n[p] : g.n;
+    a.part_tile[p + 1] = a.part_tile[p] + static_cast<int32_t>(ceil_div(columns, g.act ? bn / 2 : bn));
     a.part_column[p + 1] = a.part_column[p] + static_cast<int32_t>(columns);
   }
   a.column_tiles = a.part_tile[a.parts];
@@ -470,6 +540,8 @@ void gemm_sm90(cudaStream_t stream, const Gemm& g) {
   a.residual = g.residual != nullptr;
   a.out = g.out;
   a.ldc = g.ldc;
+  a.act = g.act;
+  a.ld_act = g.ld_act;
 
   Maps maps;
   maps.a = tensor_map(g.a, 2, g.padded_rows, g.k, g.lda, kBlockRows, 64);

@@ -115,9 +115,14 @@ struct Gemm {
   const bf16* residual = nullptr;   // [m, n]; may be out itself
   int64_t ld_residual = 0;
   int64_t padded_rows = 0;          // rows of a and out that exist (a multiple of 128, at least m): rows m … are readable
+
+  // Forward of gate and up on Hopper, where gemm_sm90_gives_act: act as swiglu_forward gives it of out. Null: not wanted.
+  bf16* act = nullptr;              // [m, n / 2]
+  int64_t ld_act = 0;
 };
-void gemm_generic(cudaStream_t stream, const Gemm& g);
+void gemm_generic(cudaStream_t stream, const Gemm& g);  // leaves act alone
 void gemm_sm90(cudaStream_t stream, const Gemm& g);
+bool gemm_sm90_gives_act(const Gemm& g);
 
 // ---- lora.cu --------------------------------------------------------------------------------------------------------------
 

@@ -1,13 +1,13 @@
 // S = scale · drop(X) · A^T and dS = scale · dY · B, rounded to bf16.
 //
-// A tile of at most 64 rows of one segment is done by `ranks` CTAs, a thread-block cluster: each takes an equal share
-// of the contraction's blocks of 64 columns. Parts that share X (forward, no dropout) are columns of one product, so X
-// is read once; otherwise every part has its own CTAs. Products wider than 64 strip columns read X again (from L2) for
-// the next 64.
+// The contraction's blocks of 64 columns are cut into equal shares. A tile of at most 64 rows of one segment is done by a
+// thread-block cluster, whose CTAs take 1, 2 or 4 shares each: few tiles are spread, many are done in one wave of long CTAs.
+// Parts that share X (forward, no dropout) are columns of one product, so X is read once; otherwise every part has its own
+// CTAs. Products wider than 64 strip columns (32 with four shares a CTA) read X again (from L2) for the next ones.
 //
 // Order of sums, a function of the contraction's width (and of the widest part's in its group) alone:
-//   blocks of 64 columns in `ranks` equal shares; a share is two chains of mma k16 steps ascending, columns 0 … 31 and
-//   32 … 63 of each block; share = first + second chain; sum = share 0 + share 1 + …
+//   a share is two chains of mma k16 steps ascending, columns 0 … 31 and 32 … 63 of each block; share = first + second
+//   chain; sum = share 0 + share 1 + …
 // Code for architectures without clusters walks the shares in one CTA, in the same order.
 //
 // 4 warps: 2 (32 rows each) x 2 (the two chains). Stage: X or dY [64, 64] and up to 4 slices of weights, 16 KiB; 6
@@ -26,10 +26,10 @@ namespace {
 
 namespace cg = cooperative_groups;
 
-constexpr int kMaxRanks = 8;
+constexpr int kMaxShares = 8;
 
 // Narrow products get shares long enough to fill the pipeline; wide ones are spread for the sake of small batches.
-int contraction_ranks(int64_t width) { return width > 8192 ? kMaxRanks : 4; }
+int contraction_shares(int64_t width) { return width > 8192 ? kMaxShares : 4; }
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 constexpr bool kClusters = true;
@@ -59,9 +59,10 @@ __device__ __forceinline__ void barrier_of_tile() {
 #endif
 }
 
-template <bool kBackward, int kSlices>
+// kShares: of this CTA, from share rank * kShares on.
+template <bool kBackward, int kSlices, int kShares>
 __device__ __forceinline__ void multiply(unsigned char* shared, const LoraGroup& group, const DeviceAdapter& adapter,
-                                         const RowTile& tile, const Product& product, int ranks, int rank) {
+                                         const RowTile& tile, const Product& product, int shares, int rank) {
   const uint32_t stages = shared_address(shared);
   const int lane = threadIdx.x & 31, warp_row = threadIdx.x >> 5 & 1, warp_chain = threadIdx.x >> 6;
 
@@ -103,82 +104,91 @@ __device__ __forceinline__ void multiply(unsigned char* shared, const LoraGroup&
     }
   };
 
-  // fp32 sums of the tile; the row stride is 8 modulo 32 words, so that a fragment's float2 stores meet no bank twice.
-  constexpr int kStride = kSlices * kSlice + 8;
-  float* chain = reinterpret_cast<float*>(shared);
-  float* total = kClusters ? chain : reinterpret_cast<float*>(shared + kStages * kLoraStageBytes);
+  // fp32 sums of the tile, of one share behind the other; the row stride is 8 modulo 32 words, so that a fragment's float2
+  // stores meet no bank twice.
+  constexpr int kStride = kSlices * kSlice + 8, kShareSums = kTileRows * kStride;
+  static_assert(!kClusters || kShares * kShareSums * sizeof(float) <= kStages * kLoraStageBytes, "sums lie in the stages");
+  float* const chain = reinterpret_cast<float*>(shared);
+  float* const total = kClusters ? chain : reinterpret_cast<float*>(shared + kStages * kLoraStageBytes);
   auto pair_at = [&](float* sums, int i, int n, int half) {
     const int row = warp_row * 32 + i * 16 + half * 8 + (lane >> 2), column = n * 8 + (lane & 3) * 2;
     return reinterpret_cast<float2*>(sums + row * kStride + column);
   };
 
   const int blocks = static_cast<int>((product.width + kWideColumns - 1) / kWideColumns);
-  const int share = (blocks + ranks - 1) / ranks;
+  const int share = (blocks + shares - 1) / shares;
 #pragma unroll 1
-  for (int r = kClusters ? rank : 0; r < (kClusters ? rank + 1 : ranks); ++r) {
-    const int begin = min(r * share, blocks), count = min(share, blocks - begin);
-    float acc[2][2 * kSlices][4] = {};
+  for (int r = kClusters ? rank * kShares : 0; r < (kClusters ? (rank + 1) * kShares : shares); r += kShares) {
+    const int begin = min(r * share, blocks), count = min(kShares * share, blocks - begin);
+    float acc[kShares][2][2 * kSlices][4] = {};
 #pragma unroll 1
     for (int i = 0; i < kStages - 1; ++i) {
       if (i < count) load(begin + i, i);
       cp_async_commit();
     }
-    int stage = 0;
+    int stage = 0, i = 0;
+#pragma unroll
+    for (int h = 0; h < kShares; ++h)
 #pragma unroll 1
-    for (int i = 0; i < count; ++i) {
-      cp_async_wait<kStages - 2>();
-      __syncthreads();
-      // The stage that all warps finished before this barrier.
-      if (i + kStages - 1 < count) load(begin + i + kStages - 1, stage == 0 ? kStages - 1 : stage - 1);
-      cp_async_commit();
-      const uint32_t at = stages + stage * kLoraStageBytes;
-      uint32_t a[2][2][4], b[2][kSlices][4];
-      fragments(at, 2 * warp_chain, a[0], b[0]);
-      fragments(at, 2 * warp_chain + 1, a[1], b[1]);
+      for (const int end = min((h + 1) * share, count); i < end; ++i) {
+        cp_async_wait<kStages - 2>();
+        __syncthreads();
+        // The stage that all warps finished before this barrier.
+        if (i + kStages - 1 < count) load(begin + i + kStages - 1, stage == 0 ? kStages - 1 : stage - 1);
+        cp_async_commit();
+        const uint32_t at = stages + stage * kLoraStageBytes;
+        uint32_t a[2][2][4], b[2][kSlices][4];
+        fragments(at, 2 * warp_chain, a[0], b[0]);
+        fragments(at, 2 * warp_chain + 1, a[1], b[1]);
 #pragma unroll
-      for (int step = 0; step < 2; ++step)
+        for (int step = 0; step < 2; ++step)
 #pragma unroll
-        for (int s = 0; s < kSlices; ++s)
+          for (int s = 0; s < kSlices; ++s)
 #pragma unroll
-          for (int m = 0; m < 2; ++m) {
-            mma_bf16(acc[m][2 * s], a[step][m], b[step][s][0], b[step][s][1]);
-            mma_bf16(acc[m][2 * s + 1], a[step][m], b[step][s][2], b[step][s][3]);
-          }
-      stage = stage + 1 == kStages ? 0 : stage + 1;
-    }
+            for (int m = 0; m < 2; ++m) {
+              mma_bf16(acc[h][m][2 * s], a[step][m], b[step][s][0], b[step][s][1]);
+              mma_bf16(acc[h][m][2 * s + 1], a[step][m], b[step][s][2], b[step][s][3]);
+            }
+        stage = stage + 1 == kStages ? 0 : stage + 1;
+      }
     cp_async_wait<0>();
     __syncthreads();
 
     // The thread that reads an element of `chain` is the one that writes it to `total`, which may be the same memory.
     if (warp_chain == 1) {
 #pragma unroll
-      for (int m = 0; m < 2; ++m)
+      for (int h = 0; h < kShares; ++h)
 #pragma unroll
-        for (int n = 0; n < 2 * kSlices; ++n)
+        for (int m = 0; m < 2; ++m)
 #pragma unroll
-          for (int half = 0; half < 2; ++half)
-            *pair_at(chain, m, n, half) = make_float2(acc[m][n][2 * half], acc[m][n][2 * half + 1]);
+          for (int n = 0; n < 2 * kSlices; ++n)
+#pragma unroll
+            for (int half = 0; half < 2; ++half)
+              *pair_at(chain + h * kShareSums, m, n, half) = make_float2(acc[h][m][n][2 * half], acc[h][m][n][2 * half + 1]);
     }
     __syncthreads();
     if (warp_chain == 0) {
 #pragma unroll
-      for (int m = 0; m < 2; ++m)
+      for (int h = 0; h < kShares; ++h)
 #pragma unroll
-        for (int n = 0; n < 2 * kSlices; ++n)
+        for (int m = 0; m < 2; ++m)
 #pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            const float2 second = *pair_at(chain, m, n, half);
-            float2 sum = make_float2(acc[m][n][2 * half] + second.x, acc[m][n][2 * half + 1] + second.y);
-            float2* to = pair_at(total, m, n, half);
-            if (!kClusters && r > 0) sum = make_float2(to->x + sum.x, to->y + sum.y);
-            *to = sum;
-          }
+          for (int n = 0; n < 2 * kSlices; ++n)
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+              const float2 second = *pair_at(chain + h * kShareSums, m, n, half);
+              float2 sum = make_float2(acc[h][m][n][2 * half] + second.x, acc[h][m][n][2 * half + 1] + second.y);
+              float2* to = pair_at(total + h * kShareSums, m, n, half);
+              if (!kClusters && r > 0) sum = make_float2(to->x + sum.x, to->y + sum.y);
+              *to = sum;
+            }
     }
     if (!kClusters) __syncthreads();  // the next share's stages overwrite `chain`
   }
   barrier_of_tile();
 
   constexpr int kFours = kSlices * kSlice / 4;
+  const int ranks = shares / kShares;
   const int row_count = kClusters ? kTileRows / ranks : kTileRows, row_begin = kClusters ? rank * row_count : 0;
 #pragma unroll 1
   for (int i = threadIdx.x; i < row_count * kFours; i += kLoraThreads) {
@@ -188,18 +198,19 @@ __device__ __forceinline__ void multiply(unsigned char* shared, const LoraGroup&
     float* mine = total + row * kStride + four * 4;
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     const cg::cluster_group cluster = cg::this_cluster();
-    float4 of_rank[kMaxRanks];
+    float4 of_share[kMaxShares];
 #pragma unroll
-    for (int r = 0; r < kMaxRanks; ++r)
-      if (r < ranks) of_rank[r] = *reinterpret_cast<const float4*>(cluster.map_shared_rank(mine, r));
-    sum = of_rank[0];
+    for (int r = 0; r < kMaxShares; ++r)
+      if (r < shares)
+        of_share[r] = *reinterpret_cast<const float4*>(cluster.map_shared_rank(mine + r % kShares * kShareSums, r / kShares));
+    sum = of_share[0];
 #pragma unroll
-    for (int r = 1; r < kMaxRanks; ++r)
-      if (r < ranks) {
-        sum.x += of_rank[r].x;
-        sum.y += of_rank[r].y;
-        sum.z += of_rank[r].z;
-        sum.w += of_rank[r].w;
+    for (int r = 1; r < kMaxShares; ++r)
+      if (r < shares) {
+        sum.x += of_share[r].x;
+        sum.y += of_share[r].y;
+        sum.z += of_share[r].z;
+        sum.w += of_share[r].w;
       }
 #else
     sum = *reinterpret_cast<const float4*>(mine);
@@ -218,10 +229,12 @@ __device__ __forceinline__ void multiply(unsigned char* shared, const LoraGroup&
 }
 
 // Grid: x = tiles (x ranks with clusters), y = parts where they do not share X.
-template <bool kBackward>
+template <bool kBackward, int kShares>
 __global__ void __launch_bounds__(kLoraThreads, 2)
-    lora_down_kernel(const __grid_constant__ Tables tables, const __grid_constant__ LoraGroup group, int ranks) {
+    lora_down_kernel(const __grid_constant__ Tables tables, const __grid_constant__ LoraGroup group, int shares) {
+  if constexpr (!kClusters && kShares > 1) return;  // one CTA has all the shares of a tile
   extern __shared__ __align__(128) unsigned char shared[];
+  const int ranks = shares / kShares;
   const int rank = kClusters ? static_cast<int>(blockIdx.x) % ranks : 0;
   const RowTile tile = tables.row_tiles[kClusters ? blockIdx.x / ranks : blockIdx.x];
   DeviceAdapter adapter;
@@ -261,37 +274,59 @@ __global__ void __launch_bounds__(kLoraThreads, 2)
   product.rows = tile.rows;
   product.parts = active;
   product.per_part = adapter.columns / kSlice;
-  const int slices = __popc(active) * product.per_part, turns = (slices + kMaxSlices - 1) / kMaxSlices;
+  constexpr int kMost = kShares == 4 ? 2 : kMaxSlices;  // what the registers hold
+  const int slices = __popc(active) * product.per_part, turns = (slices + kMost - 1) / kMost;
   const int per_turn = (slices + turns - 1) / turns;
 #pragma unroll 1
   for (product.first = 0; product.first < slices; product.first += per_turn) {
     switch (min(per_turn, slices - product.first)) {
-      case 1: multiply<kBackward, 1>(shared, group, adapter, tile, product, ranks, rank); break;
-      case 2: multiply<kBackward, 2>(shared, group, adapter, tile, product, ranks, rank); break;
-      case 3: multiply<kBackward, 3>(shared, group, adapter, tile, product, ranks, rank); break;
-      default: multiply<kBackward, 4>(shared, group, adapter, tile, product, ranks, rank);
+      case 1: multiply<kBackward, 1, kShares>(shared, group, adapter, tile, product, shares, rank); break;
+      case 2: multiply<kBackward, 2, kShares>(shared, group, adapter, tile, product, shares, rank); break;
+      case 3:
+        if constexpr (kMost >= 3) multiply<kBackward, 3, kShares>(shared, group, adapter, tile, product, shares, rank);
+        break;
+      default:
+        if constexpr (kMost >= 4) multiply<kBackward, 4, kShares>(shared, group, adapter, tile, product, shares, rank);
     }
   }
 }
 
-template <bool kBackward>
-void launch(cudaStream_t stream, const Tables& tables, const LoraGroup& group) {
-  if (tables.row_tile_count == 0 || tables.strip_columns == 0) return;
-  const auto kernel = lora_down_kernel<kBackward>;
-  int64_t width = 0;
-  bool own_inputs = kBackward;
-  for (int p = 0; p < group.parts; ++p) {
-    width = std::max(width, kBackward ? group.part[p].out : group.part[p].in);
-    own_inputs |= group.part[p].dropped != nullptr;
+struct Device {
+  bool clusters;  // which of the two kinds of code it got (kClusters)
+  int places;     // for CTAs at a time
+};
+Device device_of_kernel() {
+  static const Device device = [] {
+    cudaFuncAttributes code;
+    check(cudaFuncGetAttributes(&code, lora_down_kernel<false, 1>), "lora_down");
+    int number = 0, processors = 0;
+    check(cudaGetDevice(&number), "cudaGetDevice");
+    check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, number), "cudaDeviceGetAttribute");
+    return Device{code.ptxVersion >= 90, 2 * processors};  // ptxVersion is the code's own __CUDA_ARCH__ / 10
+  }();
+  return device;
+}
+
+// Shares a CTA, so that the waves of CTAs take least time: what a CTA needs beside its blocks is as long as 8 of them.
+int shares_of_cta(int64_t tiles, int shares, int64_t blocks, int64_t slices, int places) {
+  int best = 1;
+  int64_t best_cost = 0;
+  for (const int n : {1, 2, 4}) {
+    if (n == 4 && slices > 2) continue;
+    const int64_t ctas = tiles * (shares / n), cost = (ctas + places - 1) / places * (8 + blocks * n / shares);
+    if (best_cost == 0 || cost < best_cost) {
+      best = n;
+      best_cost = cost;
+    }
   }
-  const int ranks = contraction_ranks(width);
+  return best;
+}
 
+template <bool kBackward, int kShares>
+void launch_shares(cudaStream_t stream, const Tables& tables, const LoraGroup& group, int parts, int shares, bool clusters) {
+  const auto kernel = lora_down_kernel<kBackward, kShares>;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kLoraSharedBytes), "lora_down");
-  // Which of the two kinds of code this device got (kClusters); ptxVersion is the code's own __CUDA_ARCH__ / 10.
-  cudaFuncAttributes code;
-  check(cudaFuncGetAttributes(&code, kernel), "lora_down");
-  const bool clusters = code.ptxVersion >= 90;
-
+  const int ranks = shares / kShares;
   cudaLaunchAttribute attribute;
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim.x = static_cast<unsigned>(ranks);
@@ -299,14 +334,37 @@ void launch(cudaStream_t stream, const Tables& tables, const LoraGroup& group) {
   attribute.val.clusterDim.z = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim.x = static_cast<unsigned>(tables.row_tile_count * (clusters ? ranks : 1));
-  config.gridDim.y = static_cast<unsigned>(own_inputs ? group.parts : 1);
+  config.gridDim.y = static_cast<unsigned>(parts);
   config.blockDim = dim3(kLoraThreads);
   config.dynamicSmemBytes = kLoraSharedBytes;
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = clusters ? 1 : 0;
-  check(cudaLaunchKernelEx(&config, kernel, tables, group, ranks),
+  check(cudaLaunchKernelEx(&config, kernel, tables, group, shares),
         kBackward ? "lora_down_backward" : "lora_down_forward");
+}
+
+template <bool kBackward>
+void launch(cudaStream_t stream, const Tables& tables, const LoraGroup& group) {
+  if (tables.row_tile_count == 0 || tables.strip_columns == 0) return;
+  int64_t width = 0;
+  bool own_inputs = kBackward;
+  for (int p = 0; p < group.parts; ++p) {
+    width = std::max(width, kBackward ? group.part[p].out : group.part[p].in);
+    own_inputs |= group.part[p].dropped != nullptr;
+  }
+  const int shares = contraction_shares(width), parts = own_inputs ? group.parts : 1;
+  const Device device = device_of_kernel();
+  // Of a middling adapter.
+  const int64_t slices = (tables.strip_columns / tables.adapter_count + kSlice - 1) / kSlice * (own_inputs ? 1 : group.parts);
+  const int per_cta = device.clusters ? shares_of_cta(int64_t{tables.row_tile_count} * parts, shares,
+                                                      (width + kWideColumns - 1) / kWideColumns, slices, device.places)
+                                      : 1;
+  switch (per_cta) {
+    case 1: launch_shares<kBackward, 1>(stream, tables, group, parts, shares, device.clusters); break;
+    case 2: launch_shares<kBackward, 2>(stream, tables, group, parts, shares, device.clusters); break;
+    default: launch_shares<kBackward, 4>(stream, tables, group, parts, shares, device.clusters);
+  }
 }
 
 }  // namespace

@@ -4,13 +4,10 @@
 // dact before it writes, so every operand may be its own output. Blocks of 128 threads, 2,048 columns; no shared memory, no
 // sums. `up` starts at column `width`: when that is not a multiple of 8 its vectors are not aligned, and a thread owns one
 // element instead; both paths use the same expressions, so they give the same bits.
-//
-// sigmoid(g) = 1 / (1 + expf(-g)) with the approximate division (2 ulp of fp32, against the 2^16 ulp of the bf16 rounding
-// behind it; a denominator beyond 2^126 gives 0 where the quotient is below 2e-38). The addition is not contracted into
-// expf's last multiplication, so forward and backward have one value.
 #include "cuda/check.h"
 #include "cuda/kernels.h"
 #include "cuda/row.h"
+#include "cuda/swiglu.h"
 
 namespace tlora::cuda {
 namespace {
@@ -18,10 +15,6 @@ namespace {
 constexpr int kThreads = 128;
 constexpr int kVectors = 2;
 constexpr int kColumns = kThreads * kVectors * 8;
-
-__device__ __forceinline__ float sigmoid(float g) { return __fdividef(1.0f, __fadd_rn(1.0f, expf(-g))); }
-
-__device__ __forceinline__ float activate(float g, float s, float u) { return g * s * u; }
 
 struct Grads {
   float gate, up;

@@ -39,7 +39,7 @@ void backward(const Model& model, const Batch& batch, StepBuffers& buffers) {
     const bool attention_at_hand = last || buffers.recompute == TL_RECOMPUTE_LAYER;
     const bool mlp_at_hand = last || buffers.recompute != TL_RECOMPUTE_NOTHING;
     if (!last && attention_at_hand) attention_half(model, batch, i, buffers);
-    if (!last && mlp_at_hand) mlp_half(model, batch, i, buffers);
+    if (!last && mlp_at_hand) mlp_half(model, batch, i, buffers, {});
 
     const auto down = single_linear(model, batch, i, TL_DOWN_PROJ, buffers, dh);
     backend.linear_backward(batch, i, down, dact);

@@ -58,14 +58,16 @@ void attention_half(const Model& model, const Batch& batch, int layer, StepBuffe
   backend.linear_forward(batch, layer, b.attention, single_linear(model, batch, layer, TL_O_PROJ, buffers, b.middle), &h);
 }
 
-void mlp_half(const Model& model, const Batch& batch, int layer, StepBuffers& buffers) {
+void mlp_half(const Model& model, const Batch& batch, int layer, StepBuffers& buffers, Matrix act) {
   Backend& backend = model.backend();
   const ModelConfig& c = model.config();
   LayerBuffers& b = buffers.layer(layer);
 
   backend.rmsnorm_forward(b.middle, model.layer(layer).post_norm, c.rms_eps, nullptr, batch.tokens, c.hidden, b.x2,
                           b.post_rstd);
-  backend.linear_forward(batch, layer, b.x2, mlp_inputs(model, batch, layer, buffers, b.gate_up), nullptr);
+  const auto parts = mlp_inputs(model, batch, layer, buffers, b.gate_up);
+  if (act.data) backend.gated_forward(batch, layer, b.x2, parts, act);
+  else backend.linear_forward(batch, layer, b.x2, parts, nullptr);
 }
 
 void forward(const Model& model, const Batch& batch, StepBuffers& buffers) {
@@ -76,8 +78,7 @@ void forward(const Model& model, const Batch& batch, StepBuffers& buffers) {
   for (int i = 0; i < c.layers; ++i) {
     LayerBuffers& b = buffers.layer(i);
     attention_half(model, batch, i, buffers);
-    mlp_half(model, batch, i, buffers);
-    backend.swiglu_forward(b.gate_up, batch.tokens, c.intermediate, buffers.act);
+    mlp_half(model, batch, i, buffers, buffers.act);
     backend.linear_forward(batch, i, buffers.act,
                            single_linear(model, batch, i, TL_DOWN_PROJ, buffers, buffers.hidden_in(i + 1)), &b.middle);
   }

@@ -14,9 +14,10 @@ Batch make_batch(std::vector<Segment> segments, int64_t tokens, bool train);
 // can be made again from them (buffers.recompute).
 void forward(const Model& model, const Batch& batch, StepBuffers& buffers);
 
-// The halves of a layer's forward, up to the residual stream after attention and up to gate and up.
+// The halves of a layer's forward, up to the residual stream after attention and up to gate and up, or to their act where
+// act.data is not null.
 void attention_half(const Model& model, const Batch& batch, int layer, StepBuffers& buffers);
-void mlp_half(const Model& model, const Batch& batch, int layer, StepBuffers& buffers);
+void mlp_half(const Model& model, const Batch& batch, int layer, StepBuffers& buffers, Matrix act);
 
 // From buffers.dhidden = dL/d(output of the last layer): adds every adapter's gradient to its slot.
 void backward(const Model& model, const Batch& batch, StepBuffers& buffers);

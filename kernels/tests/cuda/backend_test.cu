@@ -228,6 +228,38 @@ Outputs run_linears(Stage& s, const Linears& l) {
   return outputs;
 }
 
+// Gate and up with act in one op: the bits of the two ops one after the other.
+Outputs run_gated(Stage& s, const Linears& l) {
+  const int64_t n = s.tokens(), width = l.outs[0];
+  const auto weights = s.pack(40, l.in, l.outs, l.bias, 0.2);
+  const Held x = s.input(1, l.in);
+  Strips strips = make_parts(s, l, weights);
+  const Held y = s.poisoned(n, 2 * width), act = s.poisoned(n, width);
+  set_y(s, l, strips, y.m);
+  s.backend.gated_forward(s.batch, kLayer, x.m, strips.parts, act.m);
+  const Outputs outputs = {s.by_row("gate and up", s.read(y), kOnce, kOnceRms),
+                           s.by_row("act", s.read(act), kAdded, kAddedRms)};
+  s.check_kept("gate and up", y, 0, 2 * width);
+  s.check_kept("act", act, 0, width);
+  s.check_kept("X", x, 0, 0);
+
+  const Held apart = s.poisoned(n, 2 * width), act_apart = s.poisoned(n, width);
+  set_y(s, l, strips, apart.m);
+  s.backend.linear_forward(s.batch, kLayer, x.m, strips.parts, nullptr);
+  s.backend.swiglu_forward(apart.m, n, width, act_apart.m);
+  const Dense y_apart = s.read(apart), a_apart = s.read(act_apart);
+  for (int64_t r = 0; r < n; ++r) {
+    if (s.content(r) >= kBroken) continue;
+    const auto same = [&](const Dense& one, const Dense& other) {
+      return std::memcmp(&one.values[static_cast<size_t>(r * one.columns)], &other.values[static_cast<size_t>(r * one.columns)],
+                         static_cast<size_t>(one.columns) * 4) == 0;
+    };
+    CHECK_MSG(same(outputs[0].values, y_apart), "%srow %lld of gate and up", s.label.c_str(), static_cast<long long>(r));
+    CHECK_MSG(same(outputs[1].values, a_apart), "%srow %lld of act", s.label.c_str(), static_cast<long long>(r));
+  }
+  return outputs;
+}
+
 Case linear_case(const std::string& name, const Linears& l, std::vector<Job> jobs, std::vector<SequenceSpec> sequences,
                  bool train = true) {
   return {"linears, " + name,   sizes_with(l.first, l.in, l.outs),           std::move(jobs),
@@ -274,6 +306,29 @@ std::vector<Case> odd_linears() {
                   {{0, 16, kAll, 0.3f}, {1, 3, kAll, 0}}, kMixed),
   };
 }
+Case gated(const std::string& name, const Linears& l, std::vector<Job> jobs, std::vector<SequenceSpec> sequences) {
+  return {"gate and up with act, " + name, sizes_with(l.first, l.in, l.outs), std::move(jobs), std::move(sequences),
+          [l](Stage& s) { return run_gated(s, l); }};
+}
+// Wide enough, with so many rows, that the widest tiles are chosen.
+std::vector<Case> wide_gated_linears() {
+  return {gated("wide", {TL_GATE_PROJ, 200, {2808, 2808}},
+                {{0, 16, kAll, 0}, {1, 3, 1u << TL_UP_PROJ, 0}, {2, 64, 1u << TL_GATE_PROJ, 0}},
+                {{0, 129, 1}, {1, 150, 11}, {-1, 70, 12}, {2, 200, 13}, {0, 33, 2}})};
+}
+std::vector<Case> gated_linears() {
+  return {
+      gated("1 token", kGateUp, kOneJob, {{0, 1, 1}}),
+      gated("129 tokens", kGateUp, kOneJob, {{0, 129, 1}}),
+      gated("ranks 64 and 128, subsets", kGateUp,
+            {{0, 64, kAll, 0}, {1, 128, 1u << TL_UP_PROJ, 0}, {2, 16, 1u << TL_GATE_PROJ, 0}, {3, 16, 1u << TL_DOWN_PROJ, 0}},
+            {{1, 37, 11}, {0, 129, 1}, {-1, 9, 12}, {3, 64, 13}, {2, 30, 14}, {0, 1, 2}, {1, 70, 15}}),
+      gated("in 70, out 40", {TL_GATE_PROJ, 70, {40, 40}}, {{0, 200, kAll, 0}, {1, 3, kAll, 0}}, kMixed),
+      gated("in 33, out 48", {TL_GATE_PROJ, 33, {48, 48}}, kTwoJobs, kMixed),
+      gated("in 72, out 24 with bias", {TL_GATE_PROJ, 72, {24, 24}, true}, kTwoJobs, kMixed),
+      gated("dropout", kGateUp, {{0, 16, kAll, 0}, {1, 200, kAll, 0.25f}}, kMixed),
+  };
+}
 std::vector<Case> dropout_linears() {
   return {
       linear_case("dropout, 1 token", kQkv64, {{0, 16, kAll, 0.5f}}, {{0, 1, 1}}),
@@ -297,6 +352,19 @@ TEST(backend_linears_odd) {
 TEST(backend_linears_dropout) {
   REQUIRE_GPU();
   compare_all(dropout_linears());
+}
+TEST(backend_gated_small) {
+  REQUIRE_GPU();
+  compare_all(gated_linears());
+}
+TEST(backend_gated_wide) {
+  REQUIRE_GPU();
+  compare_all(wide_gated_linears());
+}
+TEST(backend_gated_isolation) {
+  REQUIRE_GPU();
+  bits_all(gated_linears());
+  bits_all(wide_gated_linears());
 }
 TEST(backend_linears_isolation) {
   REQUIRE_GPU();

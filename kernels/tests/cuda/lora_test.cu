@@ -464,6 +464,27 @@ TEST(lora_wide_contraction) {
   check_all(back);
 }
 
+// So many tiles that a CTA takes two or four shares of the contraction, of ranks within and beyond what it then does at once.
+TEST(lora_many_tiles) {
+  REQUIRE_GPU();
+  const Shape shape{{TL_O_PROJ}, 520, {328}};
+  for (const std::vector<int>& ranks : {std::vector<int>{16}, std::vector<int>{40}, std::vector<int>{16, 16, 16, 64}}) {
+    std::vector<Job> jobs;
+    for (size_t j = 0; j < ranks.size(); ++j) jobs.push_back({static_cast<int>(j), ranks[j], kAll, 0});
+    std::vector<SequenceSpec> all, own;
+    for (int i = 0; i < 150; ++i) {
+      all.push_back({i % static_cast<int>(jobs.size()), 1 + i % 5, static_cast<uint64_t>(i)});
+      if (all.back().adapter == 0) own.push_back(all.back());
+    }
+    Lab many(shape, jobs, all);
+    check_all(many);
+    if (jobs.size() == 1) continue;
+    Lab alone(shape, {jobs[0]}, own);
+    alone.run();
+    CHECK_MSG(alone.bits_of(0) == many.bits_of(0), "the bits of few tiles differ from those of many");
+  }
+}
+
 TEST(lora_parts_of_one_matrix) {
   REQUIRE_GPU();
   // dY of all parts side by side in one matrix: what lies right of a part is another part's.
