@@ -18,12 +18,18 @@ export function minimise(snapshot: Snapshot, breaks: (smaller: Snapshot) => bool
 function candidates(snapshot: Snapshot): Snapshot[] {
   const rows = (table: { base: Int32Array } | { kind: Int32Array }) =>
     [...("base" in table ? table.base : table.kind).keys()].reverse();
-  const { options: _, ...bare } = snapshot;
+  const { options: _, ...optionless } = snapshot;
+  const { links: __, ...linkless } = snapshot;
   return [
-    ...(snapshot.options ? [bare] : []),
+    ...(snapshot.options ? [optionless] : []),
+    ...(snapshot.links ? [linkless] : []),
     ...rows(snapshot.jobs).map((j) => ({ ...snapshot, jobs: without(snapshot.jobs, j) })),
     ...rows(snapshot.devices).map((v) => withoutDevice(snapshot, v)),
-    ...rows(snapshot.profiles).map((p) => ({ ...snapshot, profiles: without(snapshot.profiles, p) })),
+    ...rows(snapshot.profiles).map((p) => ({
+      ...snapshot,
+      profiles: without(snapshot.profiles, p),
+      ...(snapshot.links ? { links: without(snapshot.links, p) } : {}),
+    })),
   ];
 }
 

@@ -5,8 +5,9 @@
 
 import fc from "fast-check";
 import { encodeSnapshot, type Plan, type Planner, Policy, Reason, type Snapshot } from "../../planner-wasm/mod.ts";
-import { large, snapshots as healthyOrWild } from "../../planner-wasm/testing/arbitrary.ts";
+import { ganged, large, snapshots as healthyOrWild } from "../../planner-wasm/testing/arbitrary.ts";
 import { brokenRules } from "../../planner-wasm/testing/invariants.ts";
+import { linked } from "../../planner-wasm/testing/linked.ts";
 import { odd } from "../../planner-wasm/testing/odd.ts";
 import { firstDifference, planBytes } from "../../planner-wasm/testing/plan_bytes.ts";
 import { brokenShares, sharesOf } from "../../planner-wasm/testing/shares.ts";
@@ -17,6 +18,7 @@ import { minimise } from "./minimise.ts";
 /** Large ones cost the twin a hundred times as much, so there are few. */
 export const mixture: fc.Arbitrary<Snapshot> = fc.oneof(
   { weight: 240, arbitrary: healthyOrWild },
+  { weight: 80, arbitrary: linked(fc.oneof(ganged, healthyOrWild)) },
   { weight: 80, arbitrary: tenanted },
   { weight: 80, arbitrary: odd },
   { weight: 1, arbitrary: large },
@@ -116,11 +118,13 @@ export const wanted: readonly string[] = [
   ...Array.from(policyNames.values(), (name) => `policy ${name}`),
   ...Array.from(reasonNames.values(), (name) => `reason ${name}`),
   "options given",
+  "gang over links",
   "device lost under a running job",
   "job alone",
   "group of 2 or 3",
   "group of 4 or more",
   "gang",
+  "group of gangs",
   "place lost",
   "place kept",
   "move",
@@ -152,6 +156,7 @@ function happened(snapshot: Snapshot, plan: Plan, planner: Pick<Planner, "plan">
   });
   members.forEach((count, g) => {
     const gang = plan.groupDevices[g]! > 1;
+    if (gang && snapshot.links) what.add("gang over links");
     if (gang) what.add(count > 1 ? "group of gangs" : "gang");
     else what.add(count === 1 ? "job alone" : count < 4 ? "group of 2 or 3" : "group of 4 or more");
     if (devices.residentBase[plan.groupDevice[g]!] !== plan.groupBase[g]) what.add("cold start");
@@ -168,6 +173,7 @@ export function shown(snapshot: Snapshot): string {
     `  policy = ${policyNames.get(snapshot.policy)}, now = ${snapshot.now}`,
     ...(snapshot.options ? [`  options = ${JSON.stringify(snapshot.options)}`] : []),
     ...table("profiles", snapshot.profiles),
+    ...(snapshot.links ? table("links", snapshot.links) : []),
     ...table("devices", snapshot.devices),
     ...table("tenants", snapshot.tenants),
     ...table("jobs", snapshot.jobs),
