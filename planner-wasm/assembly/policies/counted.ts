@@ -14,17 +14,15 @@ export function planCounted(order: i32, blocking: bool): void {
   const stops = preempts(order);
   for (let i = 0; i < queueLength; i++) {
     const job = i32At(queue, i);
-    if (stops) S.claimHome(job, 1);
+    if (stops) S.claimHome(job);
     else S.assign(job, S.homeOf(job));
   }
+  S.listSegments();
   let blocked = false;
   for (let i = 0; i < queueLength; i++) {
     const job = i32At(queue, i);
     if (S.isAssigned(job)) continue;
-    if (stops) {
-      S.claimHome(job, -1);
-      if (S.assign(job, S.homeOf(job))) continue;
-    }
+    if (stops && S.stayHome(job)) continue;
     if (!blocked && S.assign(job, S.bestSegment(job))) continue;
     setI32(jobReason, job, R.NO_DEVICE);
     if (blocking) blocked = true;
