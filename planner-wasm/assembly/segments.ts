@@ -17,15 +17,19 @@ import { firstFit, firstOpen, insert, remove, reopen, resetTrees } from "./trees
 import * as W from "./work";
 
 let segmentCount: i32 = 0;
+/** Devices that no job was given. */
+let freeDevices: i32 = 0;
 /** Per device: its segment, or -1. */
 let segmentOf: usize = 0;
 let starts: usize = 0;
 let ends: usize = 0;
 let frees: usize = 0;
-/** Devices of running jobs whose turn has not come. */
+/** Devices of running jobs whose turn has not come, where they can lose them. */
 let claims: usize = 0;
 /** Per job: the segment it was given, or -1. */
 let assigned: usize = 0;
+/** Per job: the segment in which it runs and may stay, or -1. */
+let homes: usize = 0;
 /** Per base: the smallest gang for which too few devices were free (0: none yet); free counts never grow. */
 let shortage: usize = 0;
 
@@ -57,7 +61,8 @@ function begins(v: i32): bool {
     f64At(L.memoryBytes, v) != f64At(L.memoryBytes, v - 1);
 }
 
-export function resetSegments(): void {
+/** `claiming`: running jobs claim their segments until their turn comes. */
+export function resetSegments(claiming: bool): void {
   segmentOf = takeI32(L.deviceCount);
   starts = takeI32(L.deviceCount);
   ends = takeI32(L.deviceCount);
@@ -67,6 +72,7 @@ export function resetSegments(): void {
   shortage = takeI32(baseCount());
   for (let j = 0; j < L.jobCount; j++) setI32(assigned, j, -1);
   segmentCount = 0;
+  freeDevices = 0;
   listed = false;
   for (let v = 0; v < L.deviceCount; v++) {
     setI32(segmentOf, v, -1);
@@ -76,6 +82,14 @@ export function resetSegments(): void {
     setI32(segmentOf, v, s);
     setI32(ends, s, v + 1);
     setI32(frees, s, i32At(frees, s) + 1);
+    freeDevices++;
+  }
+  // Once and row by row: in the order of the queue each look at a job's numbers is a miss of the cache.
+  homes = takeI32(L.jobCount);
+  for (let j = 0; j < L.jobRows; j++) {
+    const home = findHome(j);
+    setI32(homes, j, home);
+    if (claiming && home != -1) setI32(claims, home, i32At(claims, home) + i32At(L.jobGang, j));
   }
 }
 
@@ -89,8 +103,7 @@ function profileIn(job: i32, segment: i32): i32 {
   return profileOn(job, i32At(starts, segment));
 }
 
-/** The segment in which a running job may stay, or -1. */
-export function homeOf(job: i32): i32 {
+function findHome(job: i32): i32 {
   const device = i32At(L.currentDevice, job);
   const last = device + i32At(L.jobGang, job) - 1;
   if (device == -1 || last >= L.deviceCount) return -1;
@@ -99,10 +112,12 @@ export function homeOf(job: i32): i32 {
   return profileIn(job, segment) == -1 ? -1 : segment;
 }
 
-/** Before `listSegments`: a running job may want to stay. */
-export function claimHome(job: i32): void {
-  const home = homeOf(job);
-  if (home != -1) setI32(claims, home, i32At(claims, home) + i32At(L.jobGang, job));
+export function homeOf(job: i32): i32 {
+  return i32At(homes, job);
+}
+
+export function allFull(): bool {
+  return freeDevices == 0;
 }
 
 /** The turn of a job that claimed its home: it stays, or its claim ends and the answer is false. */
@@ -129,6 +144,7 @@ export function assign(job: i32, segment: i32): bool {
   if (listed) unlist(segment);
   setI32(frees, segment, i32At(frees, segment) - gang);
   if (listed) enlist(segment);
+  freeDevices -= gang;
   setI32(assigned, job, segment);
   return true;
 }
@@ -159,7 +175,7 @@ function addNode(segment: i32, base: i32, devices: i32): void {
   setI32(nodeDevices, node, devices);
 }
 
-/** Call when every claim is made and everything that surely stays is assigned: from then on places are looked for. */
+/** Call when all that surely stays is assigned: from then on places are looked for. */
 export function listSegments(): void {
   const most = L.deviceCount << 1;
   nodeStarts = takeI32(segmentCount + 1);
@@ -285,17 +301,17 @@ function settle(job: i32, device: i32): void {
   settleMember(device, job);
 }
 
-/** Call in the order of the walk. */
+/** Call for assigned jobs, in the order of the walk. */
 export function layStaying(job: i32): void {
   const segment = i32At(assigned, job);
-  if (segment == -1 || homeOf(job) != segment) return;
+  if (homeOf(job) != segment) return;
   const device = i32At(L.currentDevice, job);
   if (allFree(device, i32At(L.jobGang, job))) settle(job, device);
 }
 
 /** Call after all that stay, gangs before single jobs. */
 export function layArriving(job: i32): void {
-  if (i32At(assigned, job) == -1 || i32At(jobHead, job) != -1) return;
+  if (i32At(jobHead, job) != -1) return;
   let device = gapFor(job);
   if (device == -1) {
     pack(i32At(assigned, job));
