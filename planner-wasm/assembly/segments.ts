@@ -4,9 +4,9 @@
  * free ones lie apart. First every job gets a segment by counting, then each segment is laid out: running jobs keep
  * their devices if nobody else has them, and where a gang finds no gap the segment is packed from its left end.
  *
- * Segments that are not full stand in lists, ordered by free devices: one list for each kind and memory size, and one for
- * each kind, memory size and base that is resident there. Within a list a job ends equally soon everywhere, so the first
- * of each list that has room is all that must be compared.
+ * Segments that are not full stand in lists, ordered by free devices: one list for each kind and memory size, and one
+ * for each kind, memory size and base that is resident there. Within a list a job ends equally soon everywhere, so only
+ * the first of each list that has room must be compared.
  */
 import { f64At, i32At, setI32, takeI32, u8At } from "./arena";
 import { coldSeconds } from "./cost";
@@ -40,8 +40,9 @@ let listed: bool = false;
 let nodeSegment: usize = 0;
 let nodeList: usize = 0;
 let nodeDevices: usize = 0;
-/** Per base, and once for all segments: its first list. Per list: the next one, any device of its kind and size, the tree. */
+/** Per base, and once for all segments: its first list. */
 let firstLists: usize = 0;
+/** Per list: the next one, any device of its kind and size, the root of its tree. */
 let nextLists: usize = 0;
 let listDevice: usize = 0;
 let listRoot: usize = 0;

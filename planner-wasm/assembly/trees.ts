@@ -1,7 +1,7 @@
 /**
- * Ordered sets, as many as wanted, each a treap known by its root (-1: empty). A node has a key and two numbers; asked is
- * for the first node, smallest key first, then lowest number, of which one of the two numbers is large enough. Priorities
- * are a hash of the node's number, so the same calls build the same tree.
+ * Ordered sets, each a treap known by its root (-1: empty) and each node in at most one. Nodes are ordered by key, then
+ * by their own number; what is asked for is the first whose `open` (or `fit`) is large enough. Priorities are a hash of
+ * the node's number, so the same calls build the same tree.
  */
 import { i32At, setI32, takeI32 } from "./arena";
 

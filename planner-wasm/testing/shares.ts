@@ -4,7 +4,8 @@
  *
  * 1. In order of urgency (a running job counts twice), a tenant's jobs are guaranteed while their gangs fit into what is
  *    left of n. A guaranteed job runs if the places where it fits, disjoint windows of its gang, outnumber the devices of the
- *    guaranteed jobs before it: those alone may keep it out. (A single job looks at a running gang's first device only.) Where jobs need less choice than that, nothing is promised.
+ *    guaranteed jobs before it: those alone may keep it out. Where jobs need less choice than that,
+ *    nothing is promised.
  * 2. Where every job needs one device and fits on each of them: at least n of the tenant's jobs run, all if it has fewer.
  *    This needs no order of urgency, so it holds the first to account.
  *
@@ -113,14 +114,6 @@ function fewestSeconds(snapshot: Snapshot, job: number): number {
   );
 }
 
-/**
- * Behind the first device of a running gang. A limit of the policy: a single job takes a gang's place at its first device only, so
- * where it fits on a later one alone it waits (found by these checks).
- */
-function insideGang({ jobs }: Snapshot, device: number): boolean {
-  return jobs.currentDevice.some((first, j) => first !== -1 && first < device && device < first + jobs.gang[j]!);
-}
-
 /** Most disjoint windows of the job's gang: taken from the left, in one node and of one kind. */
 function windows(snapshot: Snapshot, job: number): number {
   const { devices, jobs } = snapshot;
@@ -130,7 +123,7 @@ function windows(snapshot: Snapshot, job: number): number {
     const before = all[i - 1];
     const joins = before === v - 1 && devices.node[before] === devices.node[v] &&
       devices.kind[before] === devices.kind[v];
-    if (!fits(snapshot, job, v) || (jobs.gang[job] === 1 && insideGang(snapshot, v))) run = 0;
+    if (!fits(snapshot, job, v)) run = 0;
     else run = joins ? run + 1 : 1;
     if (run < jobs.gang[job]!) return;
     found++;

@@ -9,6 +9,7 @@ import {
   groupOf,
   isFamily,
   placeAlone,
+  range,
   refusal,
   sortBy,
   stay,
@@ -143,14 +144,18 @@ function withJob(walk: Walk, group: Group, job: number): Group | undefined {
   if (!joins && (family.span > 1 || group.members.some((m) => !walk.claims.has(m)))) return undefined;
   const profile = profileOf(snapshot, family.base, snapshot.devices.kind[group.device]!);
   if (profile === -1) return undefined;
-  const bytes = bytesOf(snapshot, { device: group.device, span: family.span });
-  const fits = (j: number) => refusal(snapshot, profile, members, j, bytes, true) === Reason.placed;
-  if (!fits(job)) return undefined;
+  // A single job takes the first device of a gang on which it fits.
+  const devices = range(group.device, family.span === 1 ? group.span : 1);
+  const fitsOn = (device: number, j: number) =>
+    refusal(snapshot, profile, members, j, bytesOf(snapshot, { device, span: family.span }), true) === Reason.placed;
+  const device = devices.find((v) => fitsOn(v, job));
+  if (device === undefined) return undefined;
+  const fits = (j: number) => fitsOn(device, j);
   members.push(job);
   if (joins) {
     for (const m of inQueueOrder(walk, group.members.filter((m) => walk.claims.has(m)))) if (fits(m)) members.push(m);
   }
-  return { ...family, device: group.device, profile, members };
+  return { ...family, device, profile, members };
 }
 
 /** The cheapest window whose groups leave it to the gang. */

@@ -111,15 +111,16 @@ function takePlaces(job: i32, most: f64, mostProbes: i32): bool {
 }
 
 let placeCost: f64 = 0;
+/** The device that the last eviction cost was about. */
+let placeDevice: i32 = -1;
 
-/** Where a running job stands, the last of the queue first, whose place costs less than `most`; or -1. */
+/** A device of a running job, the last of the queue first, whose place costs less than `most`; or -1. */
 function placeBelow(job: i32, most: f64, mostProbes: i32): i32 {
   let probes = 0;
   for (let c = lastClaim(); c != -1 && probes < mostProbes; c = claimBefore(c)) {
     probes++;
-    const device = i32At(G.jobHead, c);
-    placeCost = evictionCost(device, job);
-    if (placeCost >= 0 && placeCost < most) return device;
+    placeCost = evictionCost(i32At(G.jobHead, c), job);
+    if (placeCost >= 0 && placeCost < most) return placeDevice;
   }
   return -1;
 }
@@ -132,19 +133,25 @@ function mayShare(group: G.Group, job: i32): bool {
 /**
  * Tries the job on the devices of a group in G.trialGroup(): decided members stay, then the job, then the running jobs
  * that still fit, most urgent first. Σ urgency of those that do not, or -1 when the job itself does not. A gang is
- * tried only beside others: windows that are cleared for it are another question.
+ * tried only beside others: windows that are cleared for it are another question. A single job takes a gang's first
+ * device on which it fits: they may differ in memory.
  */
-function evictionCost(device: i32, job: i32): f64 {
-  const group = G.groupAt(device);
+function evictionCost(head: i32, job: i32): f64 {
+  const group = G.groupAt(head);
   const base = i32At(L.jobBase, job);
   const span = i32At(L.jobGang, job);
   const joins = mayShare(group, job);
   if (!joins && (span > 1 || group.settled > 0)) return -1;
-  const profile = profileOf(base, i32At(L.deviceKind, device));
+  const profile = profileOf(base, i32At(L.deviceKind, head));
   if (profile == -1) return -1;
-  const trial = G.openTrial(device, profile, base, span);
-  if (joins) {
-    for (let m = group.first; m != -1; m = G.nextMember(m)) if (!hasClaim(m)) G.addLoad(trial, m);
+  placeDevice = head;
+  let trial = openAt(placeDevice, group, job, profile, joins);
+  if (span == 1) {
+    const last = head + group.span - 1;
+    while (placeDevice < last && G.refusal(trial, job, true) != R.PLACED) {
+      placeDevice++;
+      trial = openAt(placeDevice, group, job, profile, joins);
+    }
   }
   if (G.refusal(trial, job, true) != R.PLACED) return -1;
   G.addLoad(trial, job);
@@ -157,18 +164,27 @@ function evictionCost(device: i32, job: i32): f64 {
   return cost;
 }
 
+/** The trial group on that device, with the decided members if the job joins them. */
+function openAt(device: i32, group: G.Group, job: i32, profile: i32, joins: bool): G.Group {
+  const trial = G.openTrial(device, profile, i32At(L.jobBase, job), i32At(L.jobGang, job));
+  if (joins) {
+    for (let m = group.first; m != -1; m = G.nextMember(m)) if (!hasClaim(m)) G.addLoad(trial, m);
+  }
+  return trial;
+}
+
 function evict(job: i32): void {
   dropClaim(job);
   setI32(evicted, evictedCount++, job);
 }
 
 function evictFor(device: i32, job: i32): void {
-  const group = G.groupAt(device);
+  const head = G.headOf(device);
   const base = i32At(L.jobBase, job);
   const profile = profileOf(base, i32At(L.deviceKind, device));
-  const joins = mayShare(group, job);
-  const count = listMembers(device);
-  release(device);
+  const joins = mayShare(G.groupAt(head), job);
+  const count = listMembers(head);
+  release(head);
   G.openGroup(device, profile, base, i32At(L.jobGang, job));
   for (let i = 0; i < count; i++) {
     const m = i32At(members, i);
@@ -179,7 +195,7 @@ function evictFor(device: i32, job: i32): void {
   for (let i = 0; i < count; i++) {
     const m = i32At(members, i);
     if (!hasClaim(m)) continue;
-    if (joins && G.refusal(group, m, true) == R.PLACED) G.addMember(device, m);
+    if (joins && G.refusal(G.groupAt(device), m, true) == R.PLACED) G.addMember(device, m);
     else evict(m);
   }
   offer(device);
