@@ -102,9 +102,9 @@ export function withTables(readme: string, tables: string): string {
   return `${readme.slice(0, from)}${marks[0]}\n\n${tables}\n\n${readme.slice(to)}`;
 }
 
-/** Tables are aligned by the formatter: only what they say counts. */
+/** The formatter aligns tables and breaks lines: only what they say counts. */
 export function sameText(a: string, b: string): boolean {
-  const bare = (text: string) => text.replaceAll(/[ -]+/g, " ");
+  const bare = (text: string) => text.replaceAll(/[\s-]+/g, " ");
   return bare(a) === bare(b);
 }
 
