@@ -126,3 +126,9 @@ function wellFormed(text: string): void {
   deepStrictEqual(open, []);
   ok(!/&(?!(amp|lt|gt|quot|nbsp|shy|#\d+);)/.test(text), "a bare &");
 }
+
+Deno.test("the tables of the README are those of the committed results", async () => {
+  const results = JSON.parse(await Deno.readTextFile(new URL("../results/results.json", import.meta.url)));
+  const readme = await Deno.readTextFile(new URL("../README.md", import.meta.url));
+  ok(sameText(withTables(readme, readmeTables(results)), readme), "run traces/report/readme_tables.ts");
+});
