@@ -15,7 +15,8 @@ export async function verifyIsolation(
   device?: string,
 ): Promise<{ passed: number; failed: number }> {
   const folder = await Deno.makeTempDir({ prefix: "tlora-isolation-" });
-  const service = await Service.start({ folder, device });
+  // `default` lets a job join only where that pays, which depends on the device; here the groups are the point.
+  const service = await Service.start({ folder, device, apiFlags: ["--policy", "fifoGrouped"] });
   let passed = 0;
   let failed = 0;
   try {
