@@ -94,25 +94,38 @@ function checkSteps(steps: readonly MeasuredStep[], least: number): void {
   });
 }
 
-/** All five coefficients; needs as many steps as there are, of different shapes. */
-export function fitSteps(steps: readonly MeasuredStep[]): CostFit {
-  checkSteps(steps, COEFFICIENTS);
+/**
+ * Factors >= 0 of the terms that give the smallest relative error, Σ (terms · factors / wanted − 1)²; null when no set of
+ * terms that can be told apart gives any. Time doubles with each term.
+ */
+export function nonNegativeFit(rows: readonly (readonly number[])[], wanted: readonly number[]): number[] | null {
+  const count = rows[0]?.length ?? 0;
   // Columns are scaled to length 1, so that "dependent" means the same for all of them.
-  const columns = Array.from({ length: COEFFICIENTS }, (_, c) => steps.map((step) => terms(step)[c]! / step.seconds));
+  const columns = Array.from({ length: count }, (_, c) => rows.map((row, i) => row[c]! / wanted[i]!));
   const scales = columns.map((column) => Math.hypot(...column) || 1);
-  const ones = steps.map(() => 1);
+  const ones = rows.map(() => 1);
   let best: { values: number[]; loss: number } | undefined;
-  for (let set = 1; set < 1 << COEFFICIENTS; set++) {
+  for (let set = 1; set < 1 << count; set++) {
     const used = columns.map((_, c) => c).filter((c) => set >> c & 1);
     const solution = leastSquares(used.map((c) => columns[c]!.map((value) => value / scales[c]!)), ones);
     if (!solution || solution.some((value) => value < 0)) continue;
-    const values = new Array<number>(COEFFICIENTS).fill(0);
+    const values = new Array<number>(count).fill(0);
     used.forEach((c, i) => values[c] = solution[i]! / scales[c]!);
-    const loss = fitErrors(costOf(values), steps).reduce((sum, error) => sum + error * error, 0);
+    const loss = ones.reduce((sum, one, i) => {
+      const error = columns.reduce((total, column, c) => total + column[i]! * values[c]!, 0) - one;
+      return sum + error * error;
+    }, 0);
     if (!best || loss < best.loss) best = { values, loss };
   }
-  if (!best) throw new RangeError("steps must have an adapter or a token among them, got none");
-  const cost = costOf(best.values);
+  return best?.values ?? null;
+}
+
+/** All five coefficients; needs as many steps as there are, of different shapes. */
+export function fitSteps(steps: readonly MeasuredStep[]): CostFit {
+  checkSteps(steps, COEFFICIENTS);
+  const values = nonNegativeFit(steps.map(terms), steps.map((step) => step.seconds));
+  if (!values) throw new RangeError("steps must have an adapter or a token among them, got none");
+  const cost = costOf(values);
   return { cost, errors: fitErrors(cost, steps) };
 }
 

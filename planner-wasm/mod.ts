@@ -9,6 +9,7 @@ export {
   fitErrors,
   fitSteps,
   type MeasuredStep,
+  nonNegativeFit,
   predictStep,
   scaleFit,
 } from "./fit.ts";

@@ -22,7 +22,7 @@ export const referenceHours: Readonly<Record<number, Readonly<Record<string, num
 };
 
 /** Every step takes one second, whatever the job and its devices. */
-const unitProfile: CostProfile = {
+export const unitProfile: CostProfile = {
   secondsFixed: 1,
   secondsPerToken: 0,
   secondsPerSquare: 0,

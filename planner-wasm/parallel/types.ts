@@ -101,7 +101,6 @@ export const Refusal = {
 export type RefusalName = keyof typeof Refusal;
 
 export const TIERS = ["island", "node", "rack", "cluster"] as const;
-export type TierName = typeof TIERS[number];
 
 /**
  * One way to cut the group: devices = data · shards · tensor · pipeline. Bytes are of the fullest device, seconds of

@@ -1,7 +1,8 @@
 import { deepStrictEqual, ok, throws } from "node:assert/strict";
 import { loadPlanner } from "../../planner-wasm/mod.ts";
 import { countingPlanner } from "../testing/counting_planner.ts";
-import { jobOf, nothingCharged, run, secondProfile } from "../testing/small_jobs.ts";
+import { unitProfile } from "../reference.ts";
+import { jobOf, nothingCharged, run } from "../testing/small_jobs.ts";
 import { HostOutages } from "./host_failures.ts";
 
 const planner = await loadPlanner();
@@ -29,7 +30,7 @@ Deno.test("a base is loaded where another one was, and the next job of it finds 
   const simulation = run(planner, "fifo", 1, jobs, {
     options,
     // 1 byte at 1 byte/s: 3 s in all.
-    profile: { ...secondProfile, weightBytes: 1 },
+    profile: { ...unitProfile, weightBytes: 1 },
   });
   deepStrictEqual(completions(simulation), [13, 60, 113, 163]);
   deepStrictEqual([simulation.coldStarts, simulation.coldStartSeconds], [3, 9]);

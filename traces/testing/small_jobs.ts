@@ -1,27 +1,12 @@
 /** Jobs and clusters of a few lines for tests of the simulator. */
 
 import type { Planner } from "../../planner-wasm/mod.ts";
+import { unitProfile } from "../reference.ts";
 import { clusterOf } from "../simulator/cluster.ts";
 import type { PlannerOptions } from "../simulator/options.ts";
 import { policyRule } from "../simulator/policies.ts";
 import { simulate, type Simulation, type SimulationInput } from "../simulator/simulate.ts";
-import type { CostProfile } from "../workload/cost.ts";
 import type { LoraJob } from "../workload/lora_jobs.ts";
-
-/** A step takes one second alone; weights take no memory. */
-export const secondProfile: CostProfile = {
-  secondsFixed: 1,
-  secondsPerToken: 0,
-  secondsPerSquare: 0,
-  secondsPerAdapter: 0,
-  secondsPerRankToken: 0,
-  weightBytes: 0,
-  bytesFixed: 0,
-  bytesPerToken: 0,
-  tokenBudget: 1e6,
-  microBatchTokens: 1e6,
-  maxStripColumns: 2 ** 20,
-};
 
 export const nothingCharged: PlannerOptions = {
   preemptionSeconds: 0,
@@ -61,7 +46,7 @@ export function run(
   return simulate({
     jobs,
     bases: 2,
-    profile: secondProfile,
+    profile: unitProfile,
     cluster: clusterOf({ gpus, memoryBytes: 1 }),
     policy: policyRule(policy),
     options: nothingCharged,

@@ -3,7 +3,7 @@
  * file is not what the figures give. Nothing in it is typed by hand but what stands in this file with its reason.
  */
 
-import { nonNegativeFit } from "./nonnegative_fit.ts";
+import { nonNegativeFit } from "../../planner-wasm/mod.ts";
 
 const gpuFile = new URL("../../kernels/bench/results/gpu.json", import.meta.url);
 const profilesFile = new URL("./profiles.json", import.meta.url);
@@ -116,7 +116,7 @@ function engineProfile({ stages }: Gpu) {
     rank: ranks.reduce((sum, rank) => sum + rank, 0) / ranks.length,
     seconds: round(step_ms / 1000),
   }));
-  const cost = nonNegativeFit(points.map(costRow), points.map((point) => point.seconds)).map(round);
+  const cost = fitted(points, 5).map(round);
   const [secondsFixed, secondsPerToken, secondsPerSquare, secondsPerAdapter, secondsPerRankToken] = cost as Cost;
   const { weight_bytes: weightBytes } = steps.model;
   const memory = stages.memory.data.rows.filter((row) => row.policy === "nothing" && row.segment === 512);
@@ -155,7 +155,7 @@ function peftProfile({ stages }: Gpu) {
     peftSmall,
     ...rows.map(({ tokens, segment, step_ms }) => ({ tokens, segment, seconds: step_ms / 1000 })),
   ].map((point): Point => ({ ...point, adapters: 1, rank: 16, seconds: round(point.seconds) }));
-  const three = nonNegativeFit(points.map((point) => costRow(point).slice(0, 3)), points.map((point) => point.seconds));
+  const three = fitted(points, 3);
   const cost = [...three, 0, 0].map(round);
   const [secondsFixed, secondsPerToken, secondsPerSquare] = cost as Cost;
   const small = least(rows);
@@ -182,6 +182,16 @@ function peftProfile({ stages }: Gpu) {
 }
 
 type Cost = [number, number, number, number, number];
+
+/** The first `terms` coefficients; the steps must tell them apart. */
+function fitted(points: readonly Point[], terms: number): number[] {
+  const fit = nonNegativeFit(
+    points.map((point) => costRow(point).slice(0, terms)),
+    points.map(({ seconds }) => seconds),
+  );
+  if (fit === null) throw new RangeError(`points must be steps of different shapes, are ${JSON.stringify(points)}`);
+  return fit;
+}
 
 function costRow({ tokens, segment, adapters, rank }: Point): number[] {
   return [1, tokens, tokens * segment, adapters, rank * tokens];

@@ -84,16 +84,6 @@ export function loraJobs(trace: readonly TraceJob[], options: WorkloadOptions): 
   return jobs.sort((a, b) => a.submitSeconds - b.submitSeconds || a.row - b.row);
 }
 
-/** GPU seconds that all jobs would take alone. */
-export function demandOf(jobs: readonly LoraJob[]): number {
-  return jobs.reduce((sum, job) => sum + job.steps * job.aloneStepSeconds * job.gang, 0);
-}
-
-/** Least GPU seconds of all jobs in groups that keep every slowdown bound. */
-export function groupedDemandOf(jobs: readonly LoraJob[]): number {
-  return jobs.reduce((sum, job) => sum + job.steps * job.groupedStepSeconds, 0);
-}
-
 /**
  * GPUs that the jobs would keep busy on average between `from` and the last submission if none ever waited, over `gpus`. What a job would
  * do later is not counted: a few long jobs must not pass for load that the window never sees.

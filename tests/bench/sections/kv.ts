@@ -98,7 +98,7 @@ async function jobOf({ store }: ControlPlane, id: string): Promise<void> {
 }
 
 /** The commit that a report of steps ends in. */
-async function commitSteps({ store, jobs: _ }: ControlPlane, id: string, changeId: string): Promise<void> {
+async function commitSteps({ store }: ControlPlane, id: string, changeId: string): Promise<void> {
   const done = await store.jobs.update(id, changeId, (row) => {
     const events = Array.from({ length: STEPS }, (_, i) => {
       const step = row.lastStep + 1 + i;
