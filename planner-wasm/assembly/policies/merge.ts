@@ -1,7 +1,7 @@
 /**
  * Devices are short: merges two groups of one family into one so that a waiting job of that span gets the devices of
- * one. The price is the
- * progress that the members lose, weighed by urgency, as the price of a place is the urgency of those that leave it.
+ * one. The price is the progress that the members lose, weighed by urgency, as the price of a place is the urgency of
+ * those that leave it.
  */
 import { f64At, i32At, setI32, takeI32 } from "../arena";
 import * as G from "../groups";

@@ -81,7 +81,7 @@ export const planner: SectionBench = {
         unit: "",
         samples: [...exponents],
         // Over few sizes the exponent says little.
-        ...(quick ? {} : { target: { value: Math.ceil(yardstick * 100) / 100, text: "K log K over these sizes" } }),
+        ...(quick ? {} : { target: { value: Math.round(yardstick * 100) / 100, text: "K log K over these sizes" } }),
       });
     }
     const first = lines[0]!.points[0]!;
