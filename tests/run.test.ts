@@ -1,5 +1,5 @@
 import { assertEquals } from "./harness/assert.ts";
-import { countOf } from "./run.ts";
+import { countOf, failureOf } from "./run.ts";
 
 const cases: [string, string, boolean, [number, number, number]][] = [
   ["deno test", "ok | 12 passed (3 steps) | 0 failed | 2 ignored (3s)\n", true, [12, 0, 2]],
@@ -15,3 +15,14 @@ for (const [what, output, success, [passed, failed, skipped]] of cases) {
     assertEquals(countOf(output, success), { passed, failed, skipped });
   });
 }
+
+Deno.test("a failed stage's errors are told again, without what passed before", () => {
+  const output = "good ... ok\n\n ERRORS \n\nbad => a_test.ts:3:6\nerror: 1 !== 2\n\nFAILED | 1 passed | 1 failed\n";
+  assertEquals(failureOf(output), "bad => a_test.ts:3:6\nerror: 1 !== 2\n\nFAILED | 1 passed | 1 failed");
+});
+
+Deno.test("a stage without a heading of errors is told by its last lines", () => {
+  const output = Array.from({ length: 100 }, (_, i) => `line ${i}`).join("\n");
+  const told = failureOf(output).split("\n");
+  assertEquals([told.length, told[0], told.at(-1)], [40, "line 60", "line 99"]);
+});

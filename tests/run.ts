@@ -45,7 +45,21 @@ export function countOf(output: string, success: boolean): Count {
   return counts;
 }
 
-async function runStage(stage: Stage): Promise<Count & { seconds: number }> {
+const TOLD_LINES = 120;
+
+/** What a failed stage said about its failures: from Deno's heading of errors on, else its last lines. At most 120 lines. */
+export function failureOf(output: string): string {
+  const lines = output.trimEnd().split("\n");
+  const heading = lines.findLastIndex((line) => line.trim() === "ERRORS");
+  return (heading < 0 ? lines.slice(-40) : lines.slice(heading + 1, heading + 1 + TOLD_LINES)).join("\n").trim();
+}
+
+interface StageResult extends Count {
+  readonly seconds: number;
+  readonly output: string;
+}
+
+async function runStage(stage: Stage): Promise<StageResult> {
   console.log(`\n── ${stage.name} ${"─".repeat(Math.max(1, 60 - stage.name.length))}`);
   const start = performance.now();
   const child = new Deno.Command(stage.command[0] as string, {
@@ -64,7 +78,8 @@ async function runStage(stage: Stage): Promise<Count & { seconds: number }> {
   };
   await Promise.all([drain(child.stdout), drain(child.stderr)]);
   const { success } = await child.status;
-  return { ...countOf(chunks.join(""), success), seconds: (performance.now() - start) / 1000 };
+  const output = chunks.join("");
+  return { ...countOf(output, success), seconds: (performance.now() - start) / 1000, output };
 }
 
 if (import.meta.main) {
@@ -79,6 +94,7 @@ if (import.meta.main) {
   }
   const total: Count = { passed: 0, failed: 0, skipped: 0 };
   const lines: string[] = [];
+  const failures: string[] = [];
   for (const stage of stages) {
     if (Deno.args.length > 0 && !Deno.args.includes(stage.name)) continue;
     const result = await runStage(stage);
@@ -90,8 +106,11 @@ if (import.meta.main) {
       `${stage.name.padEnd(14)} ${String(result.passed).padStart(5)} passed, ${result.failed} failed${skipped}` +
         ` (${result.seconds.toFixed(0)} s)`,
     );
+    if (result.failed > 0) failures.push(`${stage.name}:\n${failureOf(result.output)}`);
   }
   await Deno.remove(scratch, { recursive: true });
+  // Once more at the end, because a log that is cut keeps its tail.
+  if (failures.length > 0) console.log(`\n── failures ${"─".repeat(52)}\n${failures.join("\n\n")}`);
   console.log(`\n── summary ${"─".repeat(53)}\n${lines.join("\n")}\n`);
   console.log(`tests: ${total.passed} passed, ${total.failed} failed, ${total.skipped} skipped`);
   Deno.exit(total.failed === 0 ? 0 : 1);
