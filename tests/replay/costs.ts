@@ -15,8 +15,10 @@ export interface Costs {
   readonly endSeconds: number;
   /** What the first job of a fresh engine waits longer. */
   readonly coldStartSeconds: number;
-  /** From the decision that a job must leave until its host has saved it and let go, and its next start. */
-  readonly preemptionSeconds: number;
+  /** From the decision that a job must leave until its host has saved it and let go; it trains meanwhile. */
+  readonly handoverSeconds: number;
+  /** From the next assignment of such a job to its next step. */
+  readonly restartSeconds: number;
   /** For people: what of `step` passes between two of them. */
   readonly betweenSteps: { readonly perStep: number; readonly perMember: number };
   readonly fusedSteps: number;
@@ -60,13 +62,15 @@ export function measureCosts(recording: Recording): Costs {
   const steps = fusedSteps(recording);
   const terms = fitCostTerms(steps.slice(warmUpSteps));
   const leaving = handovers(recording);
+  const coming = restarts(done, { perStep, perMember, once });
   return {
     step: { ...terms, fixed: terms.fixed + perStep, perAdapter: terms.perAdapter + perMember },
     startSeconds,
     endSeconds: once,
     // The first job has the host for itself, so it is compared with others that had.
     coldStartSeconds: Math.max(0, startOf(first) - median((apart.length > 0 ? apart : later).map(startOf))),
-    preemptionSeconds: startSeconds + (leaving.length === 0 ? once : median(leaving)),
+    handoverSeconds: leaving.length === 0 ? once : median(leaving),
+    restartSeconds: coming.length === 0 ? startSeconds : median(coming),
     betweenSteps: { perStep, perMember },
     fusedSteps: steps.length,
   };
@@ -84,12 +88,18 @@ function isUndisturbed(job: RecordedJob): boolean {
   return job.assigned.length === 1 && job.steps.length > 1;
 }
 
+interface Between {
+  readonly perStep: number;
+  readonly perMember: number;
+  readonly once: number;
+}
+
 /**
  * Time that is in no step: what passes between two of them (`perStep`, and more with each member: its report, its checkpoints), and `once`
  * at the end. From the first step to the end a job takes Σ step seconds + perStep · steps + perMember · Σ members + once: least squares
  * of what is left over, over the jobs.
  */
-function between(jobs: readonly RecordedJob[]): { perStep: number; perMember: number; once: number } {
+function between(jobs: readonly RecordedJob[]): Between {
   const [perStep = 0, perMember = 0, once = 0] = nonNegativeFit(
     jobs.map(({ steps }) => [steps.length, steps.reduce((sum, step) => sum + step.groupSize, 0), 1]),
     jobs.map((job) => job.end - (job.prepared ?? 0) - job.steps.reduce((sum, step) => sum + step.seconds, 0)),
@@ -122,6 +132,21 @@ export function withStepRatio(costs: Costs, ratio: number): Costs {
       perRankToken: perRankToken * ratio,
     },
   };
+}
+
+/** Of each job that came back: from its last assignment to its end, less its steps since then and what is between and after them. */
+function restarts(jobs: readonly RecordedJob[], { perStep, perMember, once }: Between): number[] {
+  return jobs.filter((job) => job.assigned.length > 1).map((job) => {
+    const again = job.assigned.at(-1) as number;
+    const steps = job.steps.filter(({ at }) => at > again);
+    const training = steps.reduce((sum, { seconds, groupSize }) => sum + seconds + perStep + perMember * groupSize, 0);
+    return Math.max(0, job.end - again - training - once);
+  });
+}
+
+/** What a preemption costs in all, as the scheduler's options state it. */
+export function preemptionSeconds({ handoverSeconds, restartSeconds }: Costs): number {
+  return handoverSeconds + restartSeconds;
 }
 
 /** Seconds from each decision that released jobs to their hosts' letting go. */

@@ -18,7 +18,7 @@ export function describeCosts(costs: Costs): string {
   return [
     `costs from the calibration's ${costs.fusedSteps} fused steps:`,
     `  start ${ms(costs.startSeconds)}, end ${ms(costs.endSeconds)}, cold start ${ms(costs.coldStartSeconds)}, ` +
-    `preemption ${ms(costs.preemptionSeconds)}`,
+    `handover ${ms(costs.handoverSeconds)}, restart ${ms(costs.restartSeconds)}`,
     `  step = ${number(fixed)} + ${number(perToken)}·tokens + ${number(perSquare)}·Σlength² + ` +
     `${number(perAdapter)}·adapters + ${number(perRankToken)}·Σrank·tokens s,`,
     `  of which ${ms(costs.betweenSteps.perStep)} + ${ms(costs.betweenSteps.perMember)}·adapters between two steps`,

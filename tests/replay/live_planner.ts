@@ -88,7 +88,8 @@ export function knownFleet(recording: Recording, planner: Pick<Planner, "decode"
 export interface Delays {
   readonly startSeconds: number;
   readonly coldStartSeconds: number;
-  readonly preemptionSeconds: number;
+  readonly handoverSeconds: number;
+  readonly restartSeconds: number;
 }
 
 /** What the service had of one job so far. */
@@ -144,11 +145,17 @@ export function livePlanner(
           attained: Float64Array.from(rows, ({ life }) => life.received),
         },
       });
+      const left = new Set(
+        rows.map(({ row }) => jobs.currentDevice[row]).filter((device, row) =>
+          device !== -1 && device !== deviceOf(plan, row)
+        ),
+      );
       for (const { row, job, life } of rows) {
         const device = deviceOf(plan, row);
         life.shared = 0;
         if (device === jobs.currentDevice[row]) continue;
-        const wait = life.started ? delays.preemptionSeconds : delays.startSeconds;
+        const wait = (life.started ? delays.restartSeconds : delays.startSeconds) +
+          (left.has(device) ? delays.handoverSeconds : 0);
         const cold = devices.residentBase[device] === job.base ? 0 : delays.coldStartSeconds;
         life.ready = device === -1 ? Infinity : now + wait + cold;
         life.started ||= device !== -1;

@@ -66,11 +66,16 @@ export function predict(recording: Recording, costs: Costs, planner: Planner): P
     cluster: { devices: fleet.devices, widest: 1 },
     policy: { name: policyName(fleet.policy), id: fleet.policy, everySeconds: planEverySeconds, always: true },
     options: {
-      preemptionSeconds: costs.preemptionSeconds,
+      preemptionSeconds: costs.restartSeconds,
       coldStartFixedSeconds: costs.coldStartSeconds,
       coldStartBytesPerSecond: 1e18,
     },
-    jobCosts: { startSeconds: costs.startSeconds, endSeconds: costs.endSeconds, endHoldsDevices: true },
+    jobCosts: {
+      startSeconds: costs.startSeconds,
+      endSeconds: costs.endSeconds,
+      endHoldsDevices: true,
+      handoverSeconds: costs.handoverSeconds,
+    },
     planner: livePlanner(planner, fleet, costs.step, costs),
   });
   const recorded = outcomeOf(recording, recording.jobs.map((job) => job.end));

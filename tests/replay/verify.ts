@@ -10,7 +10,7 @@ import { loadPlanner, type Planner, type PlannerOptions } from "../../planner-wa
 import { demoModel } from "../demo/model.ts";
 import { programArgs } from "../harness/args.ts";
 import { Service } from "../harness/service.ts";
-import { type Costs, measureCosts, median, stepRatio, withStepRatio } from "./costs.ts";
+import { type Costs, measureCosts, median, preemptionSeconds, stepRatio, withStepRatio } from "./costs.ts";
 import { describeCosts, describePrediction, percent } from "./describe.ts";
 import { predict, replaysAs } from "./predict.ts";
 import { checkRecording, readRecording, type Recording } from "./recording.ts";
@@ -93,7 +93,7 @@ async function runBoth(policy: string): Promise<ReplayFile> {
   // The scheduler decides with the costs that the simulator will charge.
   const costs = measureCosts(calibration);
   const options: Partial<PlannerOptions> = {
-    preemptionSeconds: costs.preemptionSeconds,
+    preemptionSeconds: preemptionSeconds(costs),
     coldStartFixedSeconds: costs.coldStartSeconds,
   };
   const apiFlags = [

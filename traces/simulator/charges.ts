@@ -9,6 +9,8 @@ export interface JobCosts {
   readonly endSeconds?: number;
   /** Whether `endSeconds` are spent on the devices; absent: they are free after the last step. */
   readonly endHoldsDevices?: boolean;
+  /** From the decision that a running job must leave until it has left: it trains so long, who comes after it waits; 0 when absent. */
+  readonly handoverSeconds?: number;
 }
 
 export interface Charges {
@@ -20,6 +22,8 @@ export interface Charges {
   /** At the end, on the devices; and after them. */
   readonly endHeld: number;
   readonly endFree: number;
+  /** Until a job that must leave has left. */
+  readonly handover: number;
   /** Between checkpoints of a running job; Infinity: nothing can be lost. */
   readonly checkpoint: number;
 }
@@ -27,7 +31,7 @@ export interface Charges {
 export function chargesOf(
   options: PlannerOptions,
   weightBytes: number,
-  { startSeconds = 0, endSeconds = 0, endHoldsDevices = false }: JobCosts = {},
+  { startSeconds = 0, endSeconds = 0, endHoldsDevices = false, handoverSeconds = 0 }: JobCosts = {},
   checkpoint = Infinity,
 ): Charges {
   return {
@@ -36,6 +40,7 @@ export function chargesOf(
     start: startSeconds,
     endHeld: endHoldsDevices ? endSeconds : 0,
     endFree: endHoldsDevices ? 0 : endSeconds,
+    handover: handoverSeconds,
     checkpoint,
   };
 }

@@ -39,8 +39,9 @@ export class RunningJobs {
   /** When its last checkpoint was, and the steps in it. */
   readonly #savedAt: Float64Array;
   readonly #saved: Float64Array;
-  /** When each device's base is loaded. */
+  /** When each device's base is loaded, and when the last job that had to leave it has left. */
   readonly #loaded: Float64Array;
+  readonly #left: Float64Array;
 
   constructor(jobs: readonly LoraJob[], devices: Devices, charges: Charges) {
     const count = jobs.length;
@@ -62,6 +63,7 @@ export class RunningJobs {
     this.#savedAt = zeros();
     this.#saved = zeros();
     this.#loaded = new Float64Array(devices.kind.length);
+    this.#left = new Float64Array(devices.kind.length);
   }
 
   done(j: number, now: number): number {
@@ -74,7 +76,7 @@ export class RunningJobs {
   attained(j: number, now: number): number {
     const before = this.attainedBefore[j] as number;
     if (this.device[j] === -1) return before;
-    return before + (this.#jobs[j] as LoraJob).gang * (now - (this.#since[j] as number));
+    return before + (this.#jobs[j] as LoraJob).gang * Math.max(0, now - (this.#since[j] as number));
   }
 
   end(j: number, now: number): void {
@@ -104,20 +106,32 @@ export class RunningJobs {
   /** Follows the plan; returns how many of its jobs wait. */
   apply(plan: Plan, job: Int32Array, rows: number, now: number): number {
     const loads = this.#load(plan, now);
-    let waiting = 0;
+    const waiting = this.#vacate(plan, job, rows, now);
     this.tokensPerSecond = 0;
     for (let i = 0; i < rows; i++) {
       const j = job[i] as number;
       const g = plan.jobGroup[i] as number;
-      if (g === -1) {
-        waiting++;
-        if (this.device[j] !== -1) this.#stop(j, now);
-        continue;
-      }
+      if (g === -1) continue;
       const step = plan.groupStepSeconds[g] as number;
       const device = plan.groupDevice[g] as number;
       this.tokensPerSecond += (this.#jobs[j] as LoraJob).stepTokens / step;
       if (device !== this.device[j] || step !== this.#step[j] || loads[g] === 1) this.#place(j, device, step, now);
+    }
+    return waiting;
+  }
+
+  /** Stops who must wait, and says of all devices that somebody leaves when he has left; returns how many jobs wait. */
+  #vacate(plan: Plan, job: Int32Array, rows: number, now: number): number {
+    const { handover } = this.#charges;
+    let waiting = 0;
+    for (let i = 0; i < rows; i++) {
+      const j = job[i] as number;
+      const g = plan.jobGroup[i] as number;
+      const from = this.device[j] as number;
+      if (g === -1) waiting++;
+      if (from === -1 || (g !== -1 && plan.groupDevice[g] === from)) continue;
+      if (handover > 0) this.#left.fill(now + handover, from, from + (this.#jobs[j] as LoraJob).gang);
+      if (g === -1) this.#stop(j, now + handover);
     }
     return waiting;
   }
@@ -142,9 +156,9 @@ export class RunningJobs {
     return loads;
   }
 
-  /** A job that is stopped for another is saved first: it loses time, no steps. */
-  #stop(j: number, now: number): void {
-    this.#settle(j, now);
+  /** A job that is stopped for another is saved first: it loses time, no steps. `left`: when it has left. */
+  #stop(j: number, left: number): void {
+    this.#settle(j, left);
     this.#leave(j);
     this.preemptions++;
   }
@@ -156,16 +170,23 @@ export class RunningJobs {
 
   #place(j: number, device: number, step: number, now: number): void {
     const { gang, steps, aloneStepSeconds } = this.#jobs[j] as LoraJob;
-    const { preemption, start, endHeld } = this.#charges;
+    const { preemption, start, endHeld, handover } = this.#charges;
     const runs = this.device[j] !== -1;
     this.#settle(j, now);
-    // A delay that has not passed yet goes on, wherever the job is now.
-    let ready = Math.max(now, runs ? this.#ready[j] as number : now);
     const first = Number.isNaN(this.firstStart[j] as number);
-    if (device !== this.device[j]) {
+    const comes = device !== this.device[j];
+    // Who comes holds the devices once those before it have left.
+    let since = this.#since[j] as number;
+    if (comes) { for (let v = device; v < device + gang; v++) since = Math.max(since, this.#left[v] as number); }
+    // A delay that has not passed yet goes on, wherever the job is now.
+    let ready = Math.max(since, runs ? this.#ready[j] as number : now);
+    if (comes) {
       if (first) this.firstStart[j] = now;
       else {
-        if (runs) this.moves++;
+        if (runs) {
+          this.moves++;
+          ready += handover;
+        }
         ready += preemption;
         this.preemptionSeconds += preemption * gang;
       }
@@ -176,7 +197,7 @@ export class RunningJobs {
     if (first) ready += start;
     this.device[j] = device;
     this.#step[j] = step;
-    this.#since[j] = now;
+    this.#since[j] = since;
     this.#ready[j] = ready;
     const left = steps - (this.#doneBefore[j] as number);
     // What comes after the last step goes on, whatever its neighbours do.
@@ -190,13 +211,13 @@ export class RunningJobs {
     const { gang } = this.#jobs[j] as LoraJob;
     const done = this.done(j, now);
     if (this.device[j] !== -1) {
-      const held = now - (this.#since[j] as number);
+      const held = Math.max(0, now - (this.#since[j] as number));
       const stepping = (done - (this.#doneBefore[j] as number)) * (this.#step[j] as number);
       this.idle[j] = (this.idle[j] as number) + gang * (held - stepping);
     }
     this.attainedBefore[j] = this.attained(j, now);
     this.#doneBefore[j] = done;
-    this.#since[j] = now;
+    this.#since[j] = Math.max(now, this.#since[j] as number);
     this.#ready[j] = Math.max(now, this.#ready[j] as number);
   }
 
