@@ -98,7 +98,7 @@ export function urgencyOf(snapshot: Snapshot, job: number, alone: number): numbe
   const shortest = knowsSizes ? SHORTEST : SHORTEST_GUESS;
   const steps = knowsSizes ? Math.max(1, jobs.stepsTotal[job]!) : stepsLeft(snapshot, job);
   const duration = Math.max(shortest, alone * steps);
-  const left = Math.max(shortest, alone * stepsLeft(snapshot, job)) * gang;
+  const left = Math.max(shortest, alone * stepsLeft(snapshot, job)) * Math.sqrt(gang);
   const waited = Math.max(0, now - jobs.submitted[job]! - jobs.attained[job]! / gang);
   const age = 1 + waited / duration;
   return power * tenants.weight[jobs.tenant[job]!]! * age * age / left;

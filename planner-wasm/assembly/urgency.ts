@@ -1,7 +1,8 @@
 /**
- * Urgency = 10^priority × tenant weight × (1 + waited / alone duration)² ÷ GPU seconds left.
- * Dividing by what is left finishes short work first (weighted shortest remaining service); the square lets any job
- * outgrow a stream of shorter ones after waiting a small multiple of its own length.
+ * Urgency = 10^priority × tenant weight × (1 + waited / alone duration)² ÷ (seconds left × √GPUs).
+ * Dividing by what is left finishes short work first: the root is halfway between shortest time and shortest service,
+ * because a gang needs its devices at once and side by side and waits longer than its service says. The square lets any
+ * job outgrow a stream of shorter ones after waiting a small multiple of its own length.
  */
 import { f64At, i32At } from "./arena";
 import * as L from "./layout";
@@ -28,7 +29,7 @@ export function urgencyOf(job: i32, alone: f64): f64 {
   const shortest = L.knowsSizes ? SHORTEST : SHORTEST_GUESS;
   const steps = L.knowsSizes ? Math.max(1, f64At(L.stepsTotal, job)) : f64At(W.stepsLeft, job);
   const duration = Math.max(shortest, alone * steps);
-  const left = Math.max(shortest, alone * f64At(W.stepsLeft, job)) * gang;
+  const left = Math.max(shortest, alone * f64At(W.stepsLeft, job)) * Math.sqrt(gang);
   const waited = Math.max(0, L.now - f64At(L.submitted, job) - f64At(L.attained, job) / gang);
   const age = 1 + waited / duration;
   return tenTo(i32At(L.jobPriority, job)) * f64At(L.tenantWeight, i32At(L.jobTenant, job)) * age * age / left;

@@ -4,7 +4,7 @@
  */
 
 import { number, percent } from "./numbers.ts";
-import { ablationLoad, paperName } from "./plan.ts";
+import { ablationLoad, mostPhillySeeds, paperName } from "./plan.ts";
 import type { ReducedResults } from "./reduced.ts";
 import { summaryOf, targetKinds } from "./targets.ts";
 
@@ -33,7 +33,9 @@ export function readmeTables(results: ReducedResults): string {
     row.setting === paperName && row.load === ablationLoad && (row.policy !== "default" || row.variant === "")
   );
   const parts = [
-    `Commit ${commit}; ${size.jobs} jobs of a synthetic trace (${size.saturatedJobs} where saturated), ${size.seeds} seeds of the paper's setting and of Kalos, ${size.sideSeeds} of the others. ` +
+    `Commit ${commit}; ${size.jobs} jobs of a synthetic trace (${size.saturatedJobs} where saturated), ${size.seeds} seeds of the paper's setting and of Kalos, ${
+      Math.min(size.seeds ?? 1, mostPhillySeeds)
+    } of Philly, ${size.sideSeeds} of the others. ` +
     (broken === 0 ? "`default` broke no slowdown bound." : `\`default\` broke the slowdown bounds of ${broken} jobs.`),
     table(
       ["target of `default`", "wanted", "met", "out of reach", "missed", "least", "most"],

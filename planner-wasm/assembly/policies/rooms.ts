@@ -7,9 +7,14 @@ import { heapTop, keyOf, push, remove, resetHeaps } from "../heap";
 import * as L from "../layout";
 import * as R from "../reason";
 import { forgetWindows } from "../windows";
-import { HYSTERESIS } from "../urgency";
 import * as W from "../work";
 import { progressLost } from "./loss";
+
+/**
+ * How many times over the progress of a job that joins counts beside what the members lose. Progress alone would be 1:
+ * that is best for who is running now. The device that it does not need for itself is worth the rest, to all who wait.
+ */
+const JOINING_COUNTS: f64 = 8;
 
 /** Groups asked per question, most room first. */
 export const JOIN_PROBES: i32 = 8;
@@ -36,13 +41,13 @@ export function withdraw(device: i32): void {
   remove(G.groupAt(device).family, device);
 }
 
-/** Whether the progress that the members lose is worth less than twice what the job makes there. */
+/** Whether the progress that the members lose is worth less than 8 times what the job makes there. */
 function pays(device: i32, job: i32): bool {
   if (weights == 0) return true;
   const group = G.groupAt(device);
   const after = G.secondsWith(group, job);
   const made = f64At(weights, job) * W.aloneSeconds(job, group.profile) / after;
-  return progressLost(device, after, weights) < HYSTERESIS * made;
+  return progressLost(device, after, weights) < JOINING_COUNTS * made;
 }
 
 /** PLACED, or why the group with the most room refused. */
