@@ -53,6 +53,26 @@ Deno.test("a job that comes back does not start again: only the exchange is char
   deepStrictEqual(completions(simulation), [110, 16]);
 });
 
+Deno.test("a job that must leave trains until it has left, and who takes its place waits so long", () => {
+  const jobs = [jobOf(0, 0, 100), jobOf(1, 10, 5)];
+  const simulation = run(planner, "srtf", 1, jobs, {
+    options: { ...nothingCharged, preemptionSeconds: 3 },
+    jobCosts: { startSeconds: 1, handoverSeconds: 2 },
+  });
+  // Ten steps, two more until it has left, then one second of start and five steps of the other, 3 s of coming back.
+  deepStrictEqual(completions(simulation), [1 + 12 - 1 + 1 + 5 + 3 + 89, 18]);
+  // Nobody is counted on the device while another one still trains there.
+  deepStrictEqual([...simulation.attained], [12 + 3 + 89, 6]);
+  deepStrictEqual([...simulation.idle], [1 + 3, 1]);
+});
+
+Deno.test("a job that is through before it has left ends", () => {
+  const jobs = [jobOf(0, 0, 100), jobOf(1, 98, 1)];
+  const simulation = run(planner, "srtf", 1, jobs, { jobCosts: { handoverSeconds: 5 } });
+  deepStrictEqual(completions(simulation), [100, 101]);
+  deepStrictEqual([...simulation.attained], [100, 1]);
+});
+
 Deno.test("a failed or cancelled job ends where it ended, not where its owner said", () => {
   const jobs = [jobOf(0, 0, 10, { declaredSteps: 1000, completes: false }), jobOf(1, 0, 50)];
   // By what is declared the second one is the shorter.

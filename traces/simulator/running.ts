@@ -130,8 +130,11 @@ export class RunningJobs {
       const from = this.device[j] as number;
       if (g === -1) waiting++;
       if (from === -1 || (g !== -1 && plan.groupDevice[g] === from)) continue;
-      if (handover > 0) this.#left.fill(now + handover, from, from + (this.#jobs[j] as LoraJob).gang);
-      if (g === -1) this.#stop(j, now + handover);
+      const finish = this.finish[j] as number;
+      const left = Math.min(now + handover, finish);
+      if (handover > 0) this.#left.fill(left, from, from + (this.#jobs[j] as LoraJob).gang);
+      // Who is through before he would have been saved simply ends.
+      if (g === -1 && finish > left) this.#stop(j, left);
     }
     return waiting;
   }
