@@ -141,6 +141,30 @@ Deno.test("the costs of a calibration are those that made it", () => {
   throws(() => measureCosts({ ...calibration, jobs: calibration.jobs.slice(0, 3) }), /at least 4 jobs.*has 3/);
 });
 
+Deno.test("leaving and coming back are measured on the jobs that did", () => {
+  const away = { handover: 0.4, from: 3, restart: 0.3 };
+  const jobs = calibration.jobs.map((job, j): RecordedJob => {
+    if (j !== 3) return job;
+    const back = (job.assigned[0] ?? 0) + away.from;
+    const half = job.steps.length / 2;
+    const later = job.steps.slice(half);
+    const first = (job.steps[half - 1]?.at ?? 0) + 10;
+    const shift = first + away.restart - (later[0]?.at ?? 0) + (later[0]?.seconds ?? 0);
+    return {
+      ...job,
+      assigned: [...job.assigned, first],
+      givenBack: [back],
+      end: job.end + shift,
+      steps: [...job.steps.slice(0, half), ...later.map((step) => ({ ...step, at: step.at + shift }))],
+    };
+  });
+  const leaves = (jobs[3]?.givenBack[0] ?? 0) - away.handover;
+  const asked = { ...calibration.decisions[0] as RecordedDecision, at: leaves, released: 1, assigned: 0 };
+  const costs = measureCosts({ ...calibration, jobs, decisions: [...calibration.decisions, asked] });
+  ok(Math.abs(costs.handoverSeconds - away.handover) < 1e-9, `${costs.handoverSeconds}`);
+  ok(Math.abs(costs.restartSeconds - away.restart) < 0.01, `${costs.restartSeconds}`);
+});
+
 Deno.test("a run at these costs is predicted", () => {
   const prediction = predict(recordingOf(planned), measureCosts(calibration), planner);
   ok(Math.abs(prediction.meanError) < 0.01 && Math.abs(prediction.makespanError) < 0.01, JSON.stringify(prediction));

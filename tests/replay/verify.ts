@@ -1,7 +1,7 @@
 /**
  * `deno task verify:replay`: is the simulator's time model true? A calibration run, then a recorded run of 14 jobs on the real service;
- * then the simulator of `traces` runs the same jobs, the planner's own bytes deciding. Exit 1 when the predicted mean completion time
- * or makespan is more than 5% away from the recorded one. README.md says what is measured and what is assumed.
+ * then the simulator of `traces` runs the same jobs, the planner's own bytes deciding. Exit 1 when the replayed mean completion time or
+ * makespan is more than 5% away from the recorded one. README.md says what is measured and what is assumed.
  */
 
 import cliProgress from "cli-progress";
@@ -19,15 +19,15 @@ import { calibrationJobs, type OnEnd, recordedJobs, runCalibration, runRecorded 
 const help = `deno task verify:replay [--policy NAME] [--runs N] [--record FILE]
 deno task verify:replay --replay FILE
 deno task verify:replay --state FILE --calibration FILE [--record FILE]
-  (no flag)           a calibration and a recorded run on this machine (4 minutes); predicts the second from the first
+  (no flag)           a calibration and a recorded run on this machine (4 minutes); replays the second with the costs of the first
   --policy NAME       the recorded service's policy (default: default)
   --runs N            so many pairs of runs; the medians of their errors decide (default 1)
   --record FILE       writes the (last) pair of runs to FILE
-  --replay FILE       predicts from such a file; nothing is run
+  --replay FILE       replays such a file; nothing is run
   --state FILE        the recorded run is that of a stopped service: its state.sqlite3
   --calibration FILE  takes the costs from this file's calibration`;
 
-/** What `--record` writes: the run that is predicted, and the earlier one that its costs are measured on. */
+/** What `--record` writes: the run that is replayed, and the earlier one that its costs are measured on. */
 interface ReplayFile {
   readonly calibration: Recording;
   readonly run: Recording;
@@ -40,6 +40,8 @@ interface Errors {
 }
 
 const tolerance = 0.05;
+/** A machine whose speed moved by more than this between the two runs is too busy to show anything. */
+const mostDrift = 0.1;
 /** One engine thread: API, agent and clients have the other cores. */
 const threads = 1;
 
@@ -119,20 +121,16 @@ async function readFile(path: string): Promise<ReplayFile> {
 
 function judge({ calibration, run }: ReplayFile, planner: Planner): Errors {
   const costs: Costs = measureCosts(calibration);
-  const prediction = predict(run, costs, planner);
-  console.log(`\n${describeCosts(costs)}\n\n${describePrediction(run, prediction)}\n`);
   const ratio = stepRatio(run, costs);
-  const atItsSpeed = predict(run, withStepRatio(costs, ratio), planner);
+  const prediction = predict(run, withStepRatio(costs, ratio), planner);
+  console.log(`\n${describeCosts(costs)}\n\n${describePrediction(run, prediction)}\n`);
+  const forecast = predict(run, costs, planner);
   console.log(
-    `the run's steps took ${
-      ratio.toFixed(3)
-    } times what the calibration says of them; with that known (which no prediction could): ` +
-      `mean ${percent(atItsSpeed.meanError)}, makespan ${percent(atItsSpeed.makespanError)}`,
+    `replayed at the speed of its steps, ${ratio.toFixed(3)} times the calibration's; from the calibration alone: ` +
+      `mean ${percent(forecast.meanError)}, makespan ${percent(forecast.makespanError)}`,
   );
-  if (Math.abs(ratio - 1) > tolerance) {
-    console.log(
-      "  other work, or a cost model that does not hold: repeat it on a quiet machine before believing either",
-    );
+  if (Math.abs(ratio - 1) > mostDrift) {
+    console.log("  other work, or a cost model that does not hold: repeat it on a quiet machine before believing this");
   }
   const same = run.decisions.filter((decision) => replaysAs(decision, planner)).length;
   console.log(`decisions planned again from their stored snapshots: ${same} of ${run.decisions.length} the same`);
