@@ -120,7 +120,7 @@ export class RunningJobs {
     return waiting;
   }
 
-  /** Stops who must wait, and says of all devices that somebody leaves when he has left; returns how many jobs wait. */
+  /** Stops the jobs that must wait, and notes when the devices that are left become free; returns how many jobs wait. */
   #vacate(plan: Plan, job: Int32Array, rows: number, now: number): number {
     const { handover } = this.#charges;
     let waiting = 0;
@@ -132,8 +132,11 @@ export class RunningJobs {
       if (from === -1 || (g !== -1 && plan.groupDevice[g] === from)) continue;
       const finish = this.finish[j] as number;
       const left = Math.min(now + handover, finish);
-      if (handover > 0) this.#left.fill(left, from, from + (this.#jobs[j] as LoraJob).gang);
-      // Who is through before he would have been saved simply ends.
+      if (handover > 0) {
+        const end = from + (this.#jobs[j] as LoraJob).gang;
+        for (let v = from; v < end; v++) this.#left[v] = Math.max(this.#left[v] as number, left);
+      }
+      // A job that is through before it would have been saved simply ends.
       if (g === -1 && finish > left) this.#stop(j, left);
     }
     return waiting;
@@ -178,7 +181,7 @@ export class RunningJobs {
     this.#settle(j, now);
     const first = Number.isNaN(this.firstStart[j] as number);
     const comes = device !== this.device[j];
-    // Who comes holds the devices once those before it have left.
+    // A job that comes holds the devices once those before it have left.
     let since = this.#since[j] as number;
     if (comes) { for (let v = device; v < device + gang; v++) since = Math.max(since, this.#left[v] as number); }
     // A delay that has not passed yet goes on, wherever the job is now.
