@@ -38,8 +38,8 @@ export interface Target {
 export const boundWords: Readonly<Record<TargetKind, string>> = {
   mean: "FIFO's mean / largest of mean time alone, fluid limit and busy-time limit with grouping",
   throughput: "device time alone / in groups at the jobs' slowdown bounds",
-  held: "all GPUs, or all that has arrived is run at once",
-  useful: "all that has arrived is trained at once, or all GPUs run the best groups that keep the slowdown bounds",
+  held: "up to some time all that has arrived is run at once, and after it all GPUs are held",
+  useful: "the same, all GPUs running the best groups that keep the slowdown bounds",
   tloraMean: "tLoRA's mean / largest of the three limits",
   tloraP99: "tLoRA's p99 / larger of the 0.99 quantile of the times alone and what capacity allows",
   notWorseMean: "as above",

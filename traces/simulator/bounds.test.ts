@@ -1,6 +1,7 @@
 import { deepStrictEqual, ok } from "node:assert/strict";
+import { loadPlanner } from "../../planner-wasm/mod.ts";
 import { randomStream } from "../random.ts";
-import { jobOf } from "../testing/small_jobs.ts";
+import { jobOf, run } from "../testing/small_jobs.ts";
 import type { LoraJob } from "../workload/lora_jobs.ts";
 import {
   aloneWork,
@@ -12,6 +13,8 @@ import {
   windowLimits,
 } from "./bounds.ts";
 import { NumberHeap } from "./number_heap.ts";
+
+const planner = await loadPlanner();
 
 /** Few small jobs: submitted at whole seconds, of whole seconds. */
 function randomJobs(seed: number, count: number): LoraJob[] {
@@ -119,6 +122,40 @@ Deno.test("a window holds no more than what has arrived can use of it", () => {
   const { mostHeld, mostUseful } = windowLimits(jobs, 4, 100, 10, 20);
   deepStrictEqual(mostHeld, (20 + 5) / 40);
   deepStrictEqual(mostUseful, (10 * 100 + 5 * 100) / 40 / 100);
+});
+
+Deno.test("what was idle before much arrived cannot be made up for", () => {
+  // One job for 10 s, then work for eight GPUs: four are held at most from then on.
+  const jobs = [jobOf(0, 0, 10), ...Array.from({ length: 8 }, (_, i) => jobOf(1 + i, 10, 100))];
+  const { mostHeld, mostUseful } = windowLimits(jobs, 4, 100, 0, 20);
+  deepStrictEqual(mostHeld, (10 + 4 * 10) / 80);
+  deepStrictEqual(mostUseful, (10 + 4 * 10) / 80);
+});
+
+Deno.test("no policy holds or trains more than the window's limits, grouped or not", () => {
+  const random = randomStream(11);
+  let closest = 0;
+  for (let seed = 1; seed <= 60; seed++) {
+    const jobs = randomJobs(seed, 12).map((job): LoraJob => ({
+      ...job,
+      submitSeconds: job.submitSeconds * 3,
+      // With the unit profile a step takes a second, whoever is in it.
+      groupedStepSeconds: job.gang / 12,
+    }));
+    const gpus = 2 + Math.floor(random() * 3);
+    const warmSeconds = Math.floor(random() * 4);
+    for (const policy of ["fifo", "srtf", "fifoGrouped", "default"]) {
+      const { timeline } = run(planner, policy, gpus, jobs, { warmSeconds });
+      const window = timeline.until - timeline.from;
+      const { mostHeld, mostUseful } = windowLimits(jobs, gpus, 100, timeline.from, timeline.until);
+      const held = timeline.busySecondsInWindow / (gpus * window);
+      ok(held <= mostHeld + 1e-9, `seed ${seed} ${policy}: ${held} of at most ${mostHeld}`);
+      const useful = timeline.tokensInWindow / (gpus * 100 * window);
+      ok(useful <= mostUseful + 1e-9, `seed ${seed} ${policy}: ${useful} of at most ${mostUseful}`);
+      if (mostHeld < 1) closest = Math.max(closest, held / mostHeld);
+    }
+  }
+  ok(closest > 0.99, `${closest}`);
 });
 
 Deno.test("the heap gives numbers in order", () => {

@@ -123,7 +123,10 @@ export function quantileCrowded(jobs: readonly LoraJob[], gpus: number, work: Wo
   return most;
 }
 
-/** Most that can be held and trained between two times, whatever waits at the first of them. */
+/**
+ * Most that can be held and trained between two times, as shares of what all GPUs could hold and train, whatever waits at the first of
+ * them. A job gets no further than alone from its submission on, and a group costs no more device time than its members alone.
+ */
 export function windowLimits(
   jobs: readonly LoraJob[],
   gpus: number,
@@ -131,21 +134,41 @@ export function windowLimits(
   from: number,
   until: number,
 ): { readonly mostHeld: number; readonly mostUseful: number } {
-  let held = 0;
-  let tokens = 0;
-  let tokensPerDeviceSecond = 0;
-  for (const job of jobs) {
-    // A job gets no further than alone from its submission on, and a group costs no more device time than its members alone.
-    const seconds = Math.min(aloneSeconds(job), Math.max(0, until - Math.max(from, job.submitSeconds)));
-    held += job.gang * seconds;
-    tokens += job.stepTokens * seconds / job.aloneStepSeconds;
-    tokensPerDeviceSecond = Math.max(tokensPerDeviceSecond, job.stepTokens / job.groupedStepSeconds);
-  }
-  const capacity = gpus * (until - from);
+  const bestTokensPerSecond = jobs.reduce((best, job) => Math.max(best, job.stepTokens / job.groupedStepSeconds), 0);
+  const done = (capacity: number, rate: (job: LoraJob) => number) => mostDone(jobs, capacity, rate, from, until);
   return {
-    mostHeld: Math.min(1, held / capacity),
-    mostUseful: Math.min(tokens / capacity, tokensPerDeviceSecond) / peakTokensPerSecond,
+    mostHeld: done(gpus, (job) => job.gang) / (gpus * (until - from)),
+    mostUseful: done(gpus * bestTokensPerSecond, (job) => job.stepTokens / job.aloneStepSeconds) /
+      (gpus * peakTokensPerSecond * (until - from)),
   };
+}
+
+/**
+ * Up to any time s no more is done than if all that has arrived ran at once, and after it no more than the cluster can do: the least
+ * over s of the two together. `capacity` and `rate`, of a job that runs alone, are per second.
+ */
+function mostDone(
+  jobs: readonly LoraJob[],
+  capacity: number,
+  rate: (job: LoraJob) => number,
+  from: number,
+  until: number,
+): number {
+  const changes = jobs.flatMap((job) => {
+    const start = Math.max(from, job.submitSeconds);
+    return [{ at: start, by: rate(job) }, { at: start + aloneSeconds(job), by: -rate(job) }];
+  }).sort((a, b) => a.at - b.at);
+  let most = capacity * (until - from);
+  let now = from;
+  let done = 0;
+  let slope = 0;
+  for (const { at, by } of [...changes.filter((change) => change.at < until), { at: until, by: 0 }]) {
+    done += slope * (at - now);
+    now = at;
+    most = Math.min(most, done + capacity * (until - now));
+    slope += by;
+  }
+  return most;
 }
 
 export interface Bounds {
