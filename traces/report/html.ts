@@ -35,7 +35,7 @@ export function reportPage(data: ReportData): string {
     escape(data.commit)
   }. Every figure on this page is simulated with the planner's own module and step times of ${
     escape(measured.measured)
-  }. The time model has not been checked against a recorded live run here. Wall times, the planner's among them, are in timing.json.</p>
+  }. What the simulator predicts of recorded live runs on a CPU is in tests/replay. Wall times, the planner's among them, are in timing.json.</p>
 <nav><a href="#targets">Targets</a> ${
     data.sections.map(({ setting }) => `<a href="#${idOf(setting.name)}">${escape(setting.name)}</a>`).join(" ")
   } <a href="#method">Method and limits</a></nav>
