@@ -106,9 +106,10 @@ export function promiseOf(policy: PolicyId): EndPromise {
  * When a watched job must have ended, in seconds after its arrival. L: its length alone; S: the slowdown that it tolerates;
  * W: the work of all watched jobs, and B: of all jobs that were there before, both one after the other on one device.
  *
- * - `default`: L · (S + (A · √gang · L / d)^(1/2)) + W. Beside jobs of length d that are preferred A times (priority, tenant's
- *   weight, running counts twice, a place's price twice) its square of age brings it to the front after the second term, and
- *   again when others took its place since.
+ * - `default`: L · (S + (A · gang · L / d)^(1/3)) + W. Beside jobs of length d that are preferred A times (priority, tenant's
+ *   weight, running counts twice, a place's price twice) a cube of age would bring it to the front after the second term, and
+ *   again when others took its place since. Its age is only squared, which promises a square root; these streams must end
+ *   within the tighter bound all the same.
  * - `tlora`: L · (S + 2 + queue / devices) + W. Its pressure is age over length: a job is first once it waited as many of its
  *   own lengths as those before it of theirs.
  * - Orders of submission: L · S + W + B.
@@ -124,8 +125,7 @@ export function boundOf(
   const slow = world.lost ? 2 : 1;
   if (policy === Policy.default) {
     const preferred = 10 ** (1 - job.priority) * HEAVIEST * 4;
-    const ratio = preferred * Math.sqrt(job.gang) * length / world.shortest;
-    return slow * (length * (SLOWDOWN + Math.sqrt(ratio)) + world.watched);
+    return slow * (length * (SLOWDOWN + Math.cbrt(preferred * job.gang * length / world.shortest)) + world.watched);
   }
   if (policy === Policy.tlora) return slow * (length * (SLOWDOWN + 2 + world.queue / world.devices) + world.watched);
   // mLoRA's groups grow until memory or columns are full, whatever that does to a step.

@@ -19,7 +19,7 @@ import {
 export const JOIN_PROBES = 8;
 const TAKE_PROBES = 64;
 export const HYSTERESIS = 2;
-const JOINING_COUNTS = 8;
+const JOINER_WEIGHT = 8;
 
 export interface Walk extends World {
   readonly queue: readonly number[];
@@ -73,7 +73,7 @@ function pays(walk: Walk, group: Group, job: number): boolean {
   const { snapshot } = walk;
   const after = stepSeconds(snapshot, group.profile, loadOf(snapshot, [...group.members, job]));
   const made = walk.prices.get(job)! * aloneSeconds(snapshot, group.profile, job) / after;
-  return progressLost(walk, group, after) < JOINING_COUNTS * made;
+  return progressLost(walk, group, after) < JOINER_WEIGHT * made;
 }
 
 /** Placed, or why the group with the most room refused. */

@@ -14,7 +14,7 @@ import { progressLost } from "./loss";
  * How many times over the progress of a job that joins counts beside what the members lose. Progress alone would be 1:
  * that is best for who is running now. The device that it does not need for itself is worth the rest, to all who wait.
  */
-const JOINING_COUNTS: f64 = 8;
+const JOINER_WEIGHT: f64 = 8;
 
 /** Groups asked per question, most room first. */
 export const JOIN_PROBES: i32 = 8;
@@ -41,13 +41,13 @@ export function withdraw(device: i32): void {
   remove(G.groupAt(device).family, device);
 }
 
-/** Whether the progress that the members lose is worth less than 8 times what the job makes there. */
+/** Whether the progress that the members lose is worth less than what the job makes there, so weighed. */
 function pays(device: i32, job: i32): bool {
   if (weights == 0) return true;
   const group = G.groupAt(device);
   const after = G.secondsWith(group, job);
   const made = f64At(weights, job) * W.aloneSeconds(job, group.profile) / after;
-  return progressLost(device, after, weights) < JOINING_COUNTS * made;
+  return progressLost(device, after, weights) < JOINER_WEIGHT * made;
 }
 
 /** PLACED, or why the group with the most room refused. */
