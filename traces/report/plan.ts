@@ -72,7 +72,7 @@ const loads = [0.7, 0.9, 1.05];
 export const saturatedLoad = 10;
 const warmShare = 0.1;
 /** Its durations and arrivals are the same with each. */
-export const mostPhillySeeds = 3;
+const mostPhillySeeds = 3;
 const gpus = 128;
 
 export function sectionsOf(size: ReportSize): Section[] {

@@ -4,7 +4,7 @@
  */
 
 import { number, percent } from "./numbers.ts";
-import { ablationLoad, mostPhillySeeds, paperName } from "./plan.ts";
+import { ablationLoad, paperName } from "./plan.ts";
 import type { ReducedResults } from "./reduced.ts";
 import { summaryOf, targetKinds } from "./targets.ts";
 
@@ -34,7 +34,7 @@ export function readmeTables(results: ReducedResults): string {
   );
   const parts = [
     `Commit ${commit}; ${size.jobs} jobs of a synthetic trace (${size.saturatedJobs} where saturated), ${size.seeds} seeds of the paper's setting and of Kalos, ${
-      Math.min(size.seeds ?? 1, mostPhillySeeds)
+      find("Philly", ablationLoad, "default")?.seeds ?? 0
     } of Philly, ${size.sideSeeds} of the others. ` +
     (broken === 0 ? "`default` broke no slowdown bound." : `\`default\` broke the slowdown bounds of ${broken} jobs.`),
     table(

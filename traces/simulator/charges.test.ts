@@ -59,8 +59,9 @@ Deno.test("a job that must leave trains until it has left, and who takes its pla
     options: { ...nothingCharged, preemptionSeconds: 3 },
     jobCosts: { startSeconds: 1, handoverSeconds: 2 },
   });
-  // Ten steps, two more until it has left, then one second of start and five steps of the other, 3 s of coming back.
-  deepStrictEqual(completions(simulation), [1 + 12 - 1 + 1 + 5 + 3 + 89, 18]);
+  // After its start the first makes eleven steps until it has left at 12; the other starts and makes its five; then 3 s of coming
+  // back and 89 steps.
+  deepStrictEqual(completions(simulation), [110, 18]);
   // Nobody is counted on the device while another one still trains there.
   deepStrictEqual([...simulation.attained], [12 + 3 + 89, 6]);
   deepStrictEqual([...simulation.idle], [1 + 3, 1]);
