@@ -145,11 +145,11 @@ export function livePlanner(
           attained: Float64Array.from(rows, ({ life }) => life.received),
         },
       });
-      const left = new Set(
-        rows.map(({ row }) => jobs.currentDevice[row]).filter((device, row) =>
-          device !== -1 && device !== deviceOf(plan, row)
-        ),
-      );
+      const left = new Set<number>();
+      for (const { row } of rows) {
+        const from = jobs.currentDevice[row] as number;
+        if (from !== -1 && from !== deviceOf(plan, row)) left.add(from);
+      }
       for (const { row, job, life } of rows) {
         const device = deviceOf(plan, row);
         life.shared = 0;
