@@ -216,10 +216,11 @@ class Backend {
   virtual void rmsnorm_backward(Matrix dy, Matrix x, const float* weight, const float* rstd, const int64_t* rows, int64_t n,
                                 int64_t width, const Matrix* residual, Matrix dx) = 0;
   // From raw [q | k | v] rows: optional RMSNorm per head (Qwen3), then RoPE (HF rotate_half: pairs i, i + d/2).
-  // q_out [n, heads * d] and k_out [n, kv_heads * d] round once, after both.
+  // q_out [n, heads * d] and k_out [n, kv_heads * d] round once, after both; they may be the q and k columns of qkv.
   virtual void rope_forward(const Batch& batch, AttentionShape shape, Matrix qkv, const float* q_norm, const float* k_norm,
                             float eps, RopeTable table, Matrix q_out, Matrix k_out) = 0;
-  // In place on the q and k columns of dqkv: the transpose of rope_forward at raw qkv. Rounds. v columns are not touched.
+  // In place on the q and k columns of dqkv: the transpose of rope_forward at raw qkv, which is read only with norms. Rounds.
+  // v columns are not touched.
   virtual void rope_backward(const Batch& batch, AttentionShape shape, Matrix qkv, const float* q_norm, const float* k_norm,
                              float eps, RopeTable table, Matrix dqkv) = 0;
 
@@ -236,6 +237,13 @@ class Backend {
   // dq, dk, dv (columns of dqkv) round once.
   virtual void attention_backward(const Batch& batch, AttentionShape shape, Matrix q, Matrix k, Matrix v, Matrix out,
                                   const float* lse, Matrix dout, Matrix dqkv, void* scratch) = 0;
+  // attention_backward, then rope_backward without norms of what that gave (it rounds in between): one op, so that a backend
+  // may do both at once.
+  virtual void rotated_attention_backward(const Batch& batch, AttentionShape shape, Matrix q, Matrix k, Matrix v, Matrix out,
+                                          const float* lse, Matrix dout, RopeTable table, Matrix dqkv, void* scratch) {
+    attention_backward(batch, shape, q, k, v, out, lse, dout, dqkv, scratch);
+    rope_backward(batch, shape, dqkv, nullptr, nullptr, 0, table, dqkv);
+  }
 
   // ---- linears with LoRA ---------------------------------------------------------------------------------------------
   // For every part: S = scale · drop(X) · A^T (rounds), Y = [X|S] · [W|B]^T (+ bias) (+ residual) (rounds once).
@@ -247,6 +255,13 @@ class Backend {
   virtual void gated_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts, Matrix act) {
     linear_forward(batch, layer, x, parts, nullptr);
     swiglu_forward(parts[0].y, batch.tokens, parts[0].weight->out, act);
+  }
+  // linear_forward of q, k and v, then rope_forward without norms of q and k in their own place (they round in between): one
+  // op, so that a backend may do both at once.
+  virtual void rotated_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts,
+                               AttentionShape shape, RopeTable table) {
+    linear_forward(batch, layer, x, parts, nullptr);
+    rope_forward(batch, shape, parts[0].y, nullptr, nullptr, 0, table, parts[0].y, parts[1].y);
   }
   // dS = scale · dY · B (rounds).
   // dX = [dY_0 | dY_1 | … | dS_0 | dS_1 | …] · [W_0; W_1; …; A_0; A_1; …] over the parts in order (rounds); rows whose

@@ -14,7 +14,8 @@
 //             dq        owner (A, B) = (Q, dO), stream (X, Y) = (K, V) from position 0 up to the diagonal
 //           s = A X^T and t = B Y^T (m64n64), p = exp(s - lse), ds = p (t - delta) / sqrt(d); then, with p and ds in
 //           bf16 as register operands, dv += p Y and dk += ds X, or dq += ds X, in registers over the whole list. Owner
-//           rows are the rows of every accumulator, so p and ds never pass through shared memory.
+//           rows are the rows of every accumulator, so p and ds never pass through shared memory. Where rotary positions
+//           were applied to q and k (AttentionArguments::cosine), dq and dk turn back on their way out.
 //           Shared memory, d = 128: owner 2 x 64 KB, stream 3 x 32 KB. Registers: s 32, t 32, p 16, ds 16, sums 128
 //           (dk, dv) or 64 (dq); 231 and 152 of 240.
 //
@@ -33,6 +34,7 @@
 #include "cuda/check.h"
 #include "cuda/hopper.h"
 #include "cuda/kernels.h"
+#include "cuda/rotary.h"
 
 #if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #pragma nv_diag_suppress 177  // unused: the kernels are empty there
@@ -171,6 +173,32 @@ __device__ __forceinline__ void store_rows(const float (&r)[N], const float (&fa
       const uint32_t d = __shfl_xor_sync(~0u, high ? first1 : second1, 2);
       const uint4 packed = high ? make_uint4(c, d, second0, second1) : make_uint4(first0, first1, c, d);
       if (real) *reinterpret_cast<uint4*>(line + 32 * group) = packed;
+    }
+  }
+}
+
+// Rows of a gradient [64 x D] of rotated queries or keys become those of the unrotated ones, as rope_backward makes them: of
+// the bf16 that would be stored, in fp32. A head's lower half meets its upper half in the same thread. Rows as in store_rows;
+// `first` is the position of row 0.
+template <int D>
+__device__ __forceinline__ void rotate_rows_back(float (&r)[D / 2], const float* cosine, const float* sine, int first, int row,
+                                                 int limit, int lane) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    // The tables end behind the longest segment.
+    const int position = row + 8 * half < limit ? first + row + 8 * half : 0;
+    const int64_t at = static_cast<int64_t>(position) * (D / 2) + 2 * (lane & 3);
+#pragma unroll
+    for (int block = 0; block < D / 16; ++block) {
+      const float2 c = __ldg(reinterpret_cast<const float2*>(cosine + at + 8 * block));
+      const float2 s = __ldg(reinterpret_cast<const float2*>(sine + at + 8 * block));
+      float* const low = r + 4 * block + 2 * half;
+      float* const high = low + D / 4;
+      const uint32_t lows = pack_pair(low[0], low[1]), highs = pack_pair(high[0], high[1]);
+      low[0] = __uint_as_float(lows << 16), low[1] = __uint_as_float(lows & 0xffff0000u);
+      high[0] = __uint_as_float(highs << 16), high[1] = __uint_as_float(highs & 0xffff0000u);
+      rotate(low[0], high[0], c.x, -s.x);
+      rotate(low[1], high[1], c.y, -s.y);
     }
   }
 }
@@ -538,6 +566,8 @@ struct BackwardArguments {
   bf16* dk;
   bf16* dv;
   int64_t ld;
+  const float* cosine;  // null: dq and dk stay those of rotated queries and keys
+  const float* sine;
   float scale, scale_log2;
 };
 
@@ -777,6 +807,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
     const float one[2] = {1.0f, 1.0f};
     const int64_t at = first_row * a.ld + item.head * D;
+    if (a.cosine) rotate_rows_back<D>(sum_x, a.cosine, a.sine, own_first, row, limit, lane);
     store_rows(sum_x, one, (Keys ? a.dk : a.dq) + at, a.ld, row, limit, lane);
     if constexpr (Keys) store_rows(sum_y, one, a.dv + at, a.ld, row, limit, lane);
   }
@@ -855,6 +886,8 @@ void backward(cudaStream_t stream, const Tables& tables, const AttentionArgument
   b.dk = a.dk;
   b.dv = a.dv;
   b.ld = a.ld_dqkv;
+  b.cosine = a.cosine;
+  b.sine = a.sine;
   b.scale = score_scale(a);
   b.scale_log2 = b.scale * kLog2E;
   const auto map = [&](const bf16* base, int heads, int64_t ld) {

@@ -517,6 +517,17 @@ void CudaBackend::attention_forward(const Batch&, AttentionShape shape, Matrix q
 
 void CudaBackend::attention_backward(const Batch&, AttentionShape shape, Matrix q, Matrix k, Matrix v, Matrix out,
                                      const float* lse, Matrix dout, Matrix dqkv, void* scratch) {
+  attention_gradients(shape, q, k, v, out, lse, dout, {}, dqkv, scratch);
+}
+
+void CudaBackend::rotated_attention_backward(const Batch& batch, AttentionShape shape, Matrix q, Matrix k, Matrix v, Matrix out,
+                                             const float* lse, Matrix dout, RopeTable table, Matrix dqkv, void* scratch) {
+  if (!attention_gradients(shape, q, k, v, out, lse, dout, table, dqkv, scratch))
+    rope_backward(batch, shape, dqkv, nullptr, nullptr, 0, table, dqkv);
+}
+
+bool CudaBackend::attention_gradients(AttentionShape shape, Matrix q, Matrix k, Matrix v, Matrix out, const float* lse,
+                                      Matrix dout, RopeTable table, Matrix dqkv, void* scratch) {
   Timed timed(*this, "attention_backward");
   AttentionArguments a = attention(shape, q, k, v, out, const_cast<float*>(lse));
   a.dout = half(dout);
@@ -526,8 +537,14 @@ void CudaBackend::attention_backward(const Batch&, AttentionShape shape, Matrix 
   a.dv = a.dk + shape.kv_heads * shape.head_dim;
   a.ld_dqkv = dqkv.ld;
   a.delta = static_cast<float*>(scratch);
-  if (sm90_ && attention_sm90_supports(a)) attention_backward_sm90(stream_, tables_, a);
-  else cuda::attention_backward(stream_, tables_, a);
+  if (!sm90_ || !attention_sm90_supports(a)) {
+    cuda::attention_backward(stream_, tables_, a);
+    return false;
+  }
+  a.cosine = table.cosine;
+  a.sine = table.sine;
+  attention_backward_sm90(stream_, tables_, a);
+  return a.cosine != nullptr;
 }
 
 // ---- linears with LoRA -----------------------------------------------------------------------------------------------------
@@ -576,16 +593,28 @@ void CudaBackend::gemm(const Gemm& g) {
 
 void CudaBackend::linear_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts,
                                  const Matrix* residual) {
-  product_forward(batch, layer, x, parts, residual, {});
+  product_forward(batch, layer, x, parts, residual, {}, {});
 }
 
 void CudaBackend::gated_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts, Matrix act) {
-  if (!product_forward(batch, layer, x, parts, nullptr, act))
+  if (!product_forward(batch, layer, x, parts, nullptr, act, {}))
     swiglu_forward(parts[0].y, batch.tokens, parts[0].weight->out, act);
 }
 
+void CudaBackend::rotated_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts,
+                                  AttentionShape shape, RopeTable table) {
+  Rotation rotation;
+  rotation.position = tables_.position;
+  rotation.cosine = table.cosine;
+  rotation.sine = table.sine;
+  rotation.head_dim = static_cast<int32_t>(shape.head_dim);
+  rotation.columns = static_cast<int32_t>((shape.heads + shape.kv_heads) * shape.head_dim);
+  if (!product_forward(batch, layer, x, parts, nullptr, {}, rotation))
+    rope_forward(batch, shape, parts[0].y, nullptr, nullptr, 0, table, parts[0].y, parts[1].y);
+}
+
 bool CudaBackend::product_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts,
-                                  const Matrix* residual, Matrix act) {
+                                  const Matrix* residual, Matrix act, const Rotation& rotation) {
   if (tables_.strip_columns) {
     LoraGroup lora = lora_group(layer, parts);
     for (LoraPart& p : lora.part) {
@@ -622,8 +651,10 @@ bool CudaBackend::product_forward(const Batch& batch, int layer, Matrix x, const
     g.ld_act = act.ld;
     if (!sm90_ || !gemm_sm90_gives_act(g)) g.act = nullptr;
   }
+  g.rotation = rotation;
+  if (!sm90_ || !gemm_sm90_rotates(g)) g.rotation = {};
   gemm(g);
-  return g.act != nullptr;
+  return g.act || g.rotation.head_dim;
 }
 
 void CudaBackend::linear_backward(const Batch& batch, int layer, const std::vector<LinearPart>& parts, Matrix dx) {

@@ -79,10 +79,14 @@ class CudaBackend final : public Backend {
                          void* scratch) override;
   void attention_backward(const Batch& batch, AttentionShape shape, Matrix q, Matrix k, Matrix v, Matrix out, const float* lse,
                           Matrix dout, Matrix dqkv, void* scratch) override;
+  void rotated_attention_backward(const Batch& batch, AttentionShape shape, Matrix q, Matrix k, Matrix v, Matrix out,
+                                  const float* lse, Matrix dout, RopeTable table, Matrix dqkv, void* scratch) override;
 
   void linear_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts,
                       const Matrix* residual) override;
   void gated_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts, Matrix act) override;
+  void rotated_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts, AttentionShape shape,
+                       RopeTable table) override;
   void linear_backward(const Batch& batch, int layer, const std::vector<LinearPart>& parts, Matrix dx) override;
   void adapter_gradients(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts) override;
 
@@ -102,9 +106,12 @@ class CudaBackend final : public Backend {
   LoraGroup lora_group(int layer, const std::vector<LinearPart>& parts) const;
   void set_strips(Gemm& gemm, int layer, const std::vector<LinearPart>& parts, bool backward) const;
   void gemm(const Gemm& gemm);
-  // Whether the product did swiglu_forward as well; never where act.data is null.
+  // Whether the product did swiglu_forward or rope_forward as well: never where act.data is null and rotation.head_dim 0.
   bool product_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts, const Matrix* residual,
-                       Matrix act);
+                       Matrix act, const Rotation& rotation);
+  // Whether dq and dk are those of before the rotation; never where table.cosine is null.
+  bool attention_gradients(AttentionShape shape, Matrix q, Matrix k, Matrix v, Matrix out, const float* lse, Matrix dout,
+                           RopeTable table, Matrix dqkv, void* scratch);
   AttentionArguments attention(AttentionShape shape, Matrix q, Matrix k, Matrix v, Matrix out, float* lse) const;
   int64_t padded(int64_t rows) const { return (rows + kRowPad - 1) / kRowPad * kRowPad; }
   void make_current() const;

@@ -11,12 +11,16 @@
 // half of B from its own rows of W, so a thread holds both numbers of an element of act. What it stores is act of the
 // rounded numbers, as swiglu_forward's. Strips of the one half meet zeros in the other.
 //
+// Rotary positions (Gemm::rotation): tiles begin at a head and are a whole number of heads wide, so a lane holds both
+// elements of every pair of its rows. The rounded tile turns in registers before it is stored.
+//
 // The adapters' strips are further stages after those of the base: a stage holds up to 64 strip columns of one adapter, of
 // which only its own 16-column slices are multiplied. So a row block pays for the adapters that have rows in it, not for all
 // of the batch. The two CTAs of a cluster may need different numbers of them; the shorter list is filled up with stages that
 // load nothing, because the ring's slots are shared.
 #include "cuda/hopper.h"
 #include "cuda/kernels.h"
+#include "cuda/rotary.h"
 #include "cuda/row.h"
 #include "cuda/swiglu.h"
 
@@ -65,6 +69,10 @@ struct Arguments {
   int64_t ldc;
   bf16* act;  // of gated tiles; part_column[1] is then the width of a half
   int64_t ld_act;
+  const int32_t* position;
+  const float* cosine;
+  const float* sine;
+  int32_t rotated;  // columns of the whole output, from the first
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -119,10 +127,14 @@ __device__ __forceinline__ void for_strips(const Arguments& g, const StripList& 
     }
 }
 
-template <int BN, bool KMajor, bool Fp32, bool Gated>
+// HeadDim: of the heads that are rotated, 0 for none.
+template <int BN, bool KMajor, bool Fp32, bool Gated, int HeadDim>
 __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
     gemm_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Arguments g) {
   static_assert(!Gated || (KMajor && !Fp32), "gated tiles are of a forward product");
+  static_assert(HeadDim == 0 || (KMajor && !Fp32 && !Gated), "rotated tiles are of a forward product");
+  static_assert(BN % (HeadDim ? HeadDim : BN) == 0, "whole heads");
+  constexpr bool kResidual = !Fp32 && !Gated && HeadDim == 0;
   constexpr int kStages = Ring<BN>::kStages, kStageBytes = Ring<BN>::kStageBytes;
   constexpr int kHalf = BN / 2;
   extern __shared__ char raw[];
@@ -274,6 +286,8 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
     int out_columns = 0;  // from there to the end of the part
     bool out_row[2] = {false, false};
     bf16* act = nullptr;  // gated: as `out`
+    int rotated = 0;      // HeadDim: columns of the tile that are
+    int position[2] = {0, 0};
     constexpr int kGates = Gated ? kStores / 2 : kStores;
     auto store = [&](int i) {
       const int columns = i % kGates * 32;
@@ -302,6 +316,38 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
       }
     };
 
+    // 8 columns of the lower half of every head of that tile, with their partners. The angles are loaded once for all heads.
+    constexpr int kRotations = HeadDim / 16;
+    auto rotate_block = [&](int block) {
+      if constexpr (HeadDim > 0) {
+        if (rotated <= 0) return;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int64_t at = static_cast<int64_t>(position[half]) * (HeadDim / 2) + block * 8 + lane % 4 * 2;
+          const float2 cosine = __ldg(reinterpret_cast<const float2*>(g.cosine + at));
+          const float2 sine = __ldg(reinterpret_cast<const float2*>(g.sine + at));
+#pragma unroll
+          for (int first = 0; first < BN; first += HeadDim) {
+            if (first >= rotated) continue;
+            uint32_t& lows = packed[(first / 32 + block / 4) * 8 + half * 4 + block % 4];
+            uint32_t& highs = packed[(first / 32 + HeadDim / 64 + block / 4) * 8 + half * 4 + block % 4];
+            float low[2] = {__uint_as_float(lows << 16), __uint_as_float(lows & 0xffff0000u)};
+            float high[2] = {__uint_as_float(highs << 16), __uint_as_float(highs & 0xffff0000u)};
+            rotate(low[0], high[0], cosine.x, sine.x);
+            rotate(low[1], high[1], cosine.y, sine.y);
+            lows = pack2(low[0], low[1]);
+            highs = pack2(high[0], high[1]);
+          }
+        }
+      }
+    };
+    // What is left of the tile before, in steps that go beside a product each.
+    constexpr int kFinish = kRotations + kStores;
+    auto finish = [&](int i) {
+      if (i < kRotations) rotate_block(i);
+      else store(i - kRotations);
+    };
+
     for (int work = first_work; work < total; work += work_step) {
       const Tile t = tile_of(g, work, kTileColumns, rank);
       const int row0 = t.block * kBlockRows + consumer * 64;
@@ -310,7 +356,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
         mbarrier_arrive_expect(own_residual + to, kChunkBytes);
         tma_load(own_residual_chunks + to * kChunkBytes, &maps.residual, own_residual + to, t.column + c * 64, row0);
       };
-      if (!Fp32 && !Gated && g.residual && thread == 0) {
+      if (kResidual && g.residual && thread == 0) {
         load_residual(0, buffer);
         load_residual(1, buffer ^ 1);
       }
@@ -328,13 +374,13 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
       };
       int k = 0;
       if (!Fp32 && work != first_work) {
-        if (g.k_blocks >= kStores) {
+        if (g.k_blocks >= kFinish) {
 #pragma unroll
-          for (int i = 0; i < kStores; ++i) product(i == 0, [&] { store(i); });
-          k = kStores;
+          for (int i = 0; i < kFinish; ++i) product(i == 0, [&] { finish(i); });
+          k = kFinish;
         } else {
 #pragma unroll
-          for (int i = 0; i < kStores; ++i) store(i);
+          for (int i = 0; i < kFinish; ++i) finish(i);
         }
       }
       for (; k < g.k_blocks; ++k) product(k == 0, [] {});
@@ -349,6 +395,15 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
           wgmma_wait<1>();
           release(previous);
           previous = stage;
+        }
+      }
+      if constexpr (HeadDim > 0) {
+        // Here, so that the loads are back before the next tile wants them.
+        rotated = g.rotated - t.column;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int r = row0 + warp * 16 + lane / 4 + half * 8;
+          position[half] = r < g.m ? __ldg(g.position + r) : 0;
         }
       }
       wgmma_wait<0>();
@@ -374,7 +429,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
 #pragma unroll
         for (int c = 0; c < BN / 64; ++c) {
           const char* const chunk = own_residual_chunks + buffer * kChunkBytes;
-          if (!Gated && g.residual) mbarrier_wait(own_residual + buffer, residual_phase);
+          if (kResidual && g.residual) mbarrier_wait(own_residual + buffer, residual_phase);
 #pragma unroll
           for (int j = 0; j < 8; ++j)
 #pragma unroll
@@ -387,7 +442,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
                 x += bias.x;
                 y += bias.y;
               }
-              if (!Gated && g.residual) {
+              if (kResidual && g.residual) {
                 const __nv_bfloat162 other =
                     *reinterpret_cast<const __nv_bfloat162*>(chunk + inside * 128 + ((j ^ (inside & 7)) << 4) + quad * 4);
                 x += __low2float(other);
@@ -396,7 +451,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
               const __nv_bfloat162 pair = __floats2bfloat162_rn(x + 0.0f, y + 0.0f);
               packed[(c * 2 + j / 4) * 8 + half * 4 + j % 4] = *reinterpret_cast<const uint32_t*>(&pair);
             }
-          if (!Gated && g.residual) {
+          if (kResidual && g.residual) {
             residual_phase ^= buffer;  // a phase for both buffers: they take turns, first 0, then 1
             named_barrier(1 + consumer, 128);
             if (thread == 0 && c + 2 < BN / 64) load_residual(c + 2, buffer);
@@ -413,7 +468,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
     }
     if (!Fp32 && first_work < total) {
 #pragma unroll
-      for (int i = 0; i < kStores; ++i) store(i);
+      for (int i = 0; i < kFinish; ++i) finish(i);
     }
   }
   // The partner may still send into this CTA's slots or arrive on its barriers.
@@ -421,20 +476,21 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
 }
 
 #else
-template <int BN, bool KMajor, bool Fp32, bool Gated>
+template <int BN, bool KMajor, bool Fp32, bool Gated, int HeadDim>
 __global__ void gemm_kernel(const __grid_constant__ Maps, const __grid_constant__ Arguments) {}
 #endif
 
-template <int BN, bool KMajor, bool Fp32, bool Gated = false>
+template <int BN, bool KMajor, bool Fp32, bool Gated = false, int HeadDim = 0>
 void launch(cudaStream_t stream, const Maps& maps, const Arguments& g, int processors) {
   static const bool ready = [] {
-    check(cudaFuncSetAttribute(gemm_kernel<BN, KMajor, Fp32, Gated>, cudaFuncAttributeMaxDynamicSharedMemorySize, Ring<BN>::kSharedBytes),
+    check(cudaFuncSetAttribute(gemm_kernel<BN, KMajor, Fp32, Gated, HeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               Ring<BN>::kSharedBytes),
           "gemm_sm90: shared memory");
     return true;
   }();
   (void)ready;
   const int clusters = std::min(processors / 2, g.pairs * g.column_tiles);
-  gemm_kernel<BN, KMajor, Fp32, Gated><<<2 * clusters, kThreads, Ring<BN>::kSharedBytes, stream>>>(maps, g);
+  gemm_kernel<BN, KMajor, Fp32, Gated, HeadDim><<<2 * clusters, kThreads, Ring<BN>::kSharedBytes, stream>>>(maps, g);
   check_launch("gemm_sm90");
 }
 
@@ -464,7 +520,7 @@ int tile_width(const Gemm& g, bool by_part, int clusters) {
   int best = 256;
   double best_cost = 0;
   for (const int bn : {256, 192, 128}) {
-    if ((g.out_fp32 || g.act) && bn == 192) continue;
+    if ((g.out_fp32 || g.act || g.rotation.head_dim) && bn == 192) continue;
     const double waves = static_cast<double>(ceil_div(pairs * column_tiles(g, by_part, bn), clusters));
     const double cost = waves * bn * (bn == 256 ? 1.0 : bn == 192 ? 1.03 : 1.08);
     if (best_cost == 0 || cost < best_cost) {
@@ -482,6 +538,10 @@ void launch_width(cudaStream_t stream, const Gemm& g, const Maps& maps, const Ar
     if constexpr (BN != 192) launch<BN, true, true>(stream, maps, arguments, processors);
   } else if (g.act) {
     if constexpr (BN != 192) launch<BN, true, false, true>(stream, maps, arguments, processors);
+  } else if (g.rotation.head_dim == 128) {
+    if constexpr (BN != 192) launch<BN, true, false, false, 128>(stream, maps, arguments, processors);
+  } else if (g.rotation.head_dim == 64) {
+    if constexpr (BN != 192) launch<BN, true, false, false, 64>(stream, maps, arguments, processors);
   } else if (g.b_is_k_major) {
     launch<BN, true, false>(stream, maps, arguments, processors);
   } else {
@@ -509,6 +569,15 @@ bool aligned(const Gemm& g, bool by_part) {
 bool gemm_sm90_gives_act(const Gemm& g) {
   return g.b_is_k_major && g.parts == 2 && g.part_n[0] == g.part_n[1] && !g.out_fp32 && !g.bias && !g.residual && aligned(g, true) &&
          reinterpret_cast<uintptr_t>(g.act) % 16 == 0 && g.ld_act % 8 == 0;
+}
+
+bool gemm_sm90_rotates(const Gemm& g) {
+  const Rotation& r = g.rotation;
+  if ((r.head_dim != 64 && r.head_dim != 128) || r.columns % r.head_dim) return false;
+  for (int p = 0; p + 1 < g.parts; ++p)  // tiles begin where parts do
+    if (g.part_n[p] % r.head_dim) return false;
+  return g.b_is_k_major && !g.out_fp32 && !g.act && !g.residual && aligned(g, true) &&
+         reinterpret_cast<uintptr_t>(r.cosine) % 8 == 0 && reinterpret_cast<uintptr_t>(r.sine) % 8 == 0;
 }
 
 void gemm_sm90(cudaStream_t stream, const Gemm& g) {
@@ -542,6 +611,10 @@ void gemm_sm90(cudaStream_t stream, const Gemm& g) {
   a.ldc = g.ldc;
   a.act = g.act;
   a.ld_act = g.ld_act;
+  a.position = g.rotation.position;
+  a.cosine = g.rotation.cosine;
+  a.sine = g.rotation.sine;
+  a.rotated = g.rotation.columns;
 
   Maps maps;
   maps.a = tensor_map(g.a, 2, g.padded_rows, g.k, g.lda, kBlockRows, 64);

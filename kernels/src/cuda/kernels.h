@@ -33,8 +33,10 @@ struct RopeArguments {
   const float* cosine = nullptr;  // fp32 [positions, head_dim / 2]
   const float* sine = nullptr;
 };
+// q and k may be the q and k columns of qkv.
 void rope_forward(cudaStream_t stream, const Tables& tables, const RopeArguments& rope, const bf16* qkv, int64_t ld_qkv,
                   bf16* q, int64_t ld_q, bf16* k, int64_t ld_k);
+// qkv is read only with norms.
 void rope_backward(cudaStream_t stream, const Tables& tables, const RopeArguments& rope, const bf16* qkv, int64_t ld_qkv,
                    bf16* dqkv, int64_t ld_dqkv);
 
@@ -66,8 +68,11 @@ struct AttentionArguments {
   float* delta = nullptr;   // fp32 scratch [heads, padded rows]: delta[h * padded_rows + row] = sum_c out[row, h, c] * dout[row, h, c]
   int64_t padded_rows = 0;
   int32_t rows = 0;         // rows of q, k, v, … that may be read: padded_rows
+  // backward on Hopper: dq and dk as rope_backward without norms makes them of what they would be otherwise. Null: not wanted.
+  const float* cosine = nullptr;  // fp32 [positions, head_dim / 2]
+  const float* sine = nullptr;
 };
-// head_dim even, at most 128.
+// head_dim even, at most 128; cosine and sine are left alone.
 void attention_forward(cudaStream_t stream, const Tables& tables, const AttentionArguments& a);
 void attention_backward(cudaStream_t stream, const Tables& tables, const AttentionArguments& a);
 // The same for sm_90a with head_dim 64 or 128 (false otherwise, and on other devices): wgmma and TMA.
@@ -78,6 +83,15 @@ void attention_backward_sm90(cudaStream_t stream, const Tables& tables, const At
 // ---- gemm_generic.cu (mma.sync), gemm_sm90.cu (wgmma and TMA) ------------------------------------------------------------
 
 constexpr int kMaxParts = 3;
+
+// Rotary positions of the heads that the first columns of a product's output are.
+struct Rotation {
+  const int32_t* position = nullptr;  // Tables::position
+  const float* cosine = nullptr;      // fp32 [positions, head_dim / 2]
+  const float* sine = nullptr;
+  int32_t head_dim = 0;               // 0: none
+  int32_t columns = 0;                // of q and k together, a multiple of head_dim
+};
 
 // One product of a whole group of linears, with the adapters' strips in the same chain of sums:
 //   out = A · op(B) + sum over parts p, over the row's own strip columns c of S_p[row, c] · op(L_p)[c, :]
@@ -119,10 +133,15 @@ struct Gemm {
   // Forward of gate and up on Hopper, where gemm_sm90_gives_act: act as swiglu_forward gives it of out. Null: not wanted.
   bf16* act = nullptr;              // [m, n / 2]
   int64_t ld_act = 0;
+
+  // Forward of q, k and v on Hopper, where gemm_sm90_rotates: out holds q and k as rope_forward without norms gives them of
+  // what it would hold otherwise. head_dim 0: not wanted.
+  Rotation rotation;
 };
-void gemm_generic(cudaStream_t stream, const Gemm& g);  // leaves act alone
+void gemm_generic(cudaStream_t stream, const Gemm& g);  // leaves act and rotation alone
 void gemm_sm90(cudaStream_t stream, const Gemm& g);
 bool gemm_sm90_gives_act(const Gemm& g);
+bool gemm_sm90_rotates(const Gemm& g);
 
 // ---- lora.cu --------------------------------------------------------------------------------------------------------------
 

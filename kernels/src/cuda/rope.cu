@@ -6,12 +6,14 @@
 // head, lane l has the pairs l and l + 32.
 // Sums over a head (norm only): a lane's own products by ascending column, lower half first, then a butterfly over the lanes
 // of the head: the head size decides alone. fp32 throughout; q and k round once. No shared memory.
+// Forward may write q and k over the raw ones: a lane has read all that it writes, and no other lane reads it.
 #include <algorithm>
 #include <string>
 #include <type_traits>
 
 #include "cuda/check.h"
 #include "cuda/kernels.h"
+#include "cuda/rotary.h"
 #include "cuda/row.h"
 
 namespace tlora::cuda {
@@ -102,15 +104,11 @@ __global__ __launch_bounds__(kMaxThreads) void forward_vector(Heads s, const bf1
           v.hi[i] = w.hi[i] * (v.hi[i] * inverse);
         }
       }
-      Pair8 r;
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        r.lo[i] = v.lo[i] * cosine[i] - v.hi[i] * sine[i];
-        r.hi[i] = v.hi[i] * cosine[i] + v.lo[i] * sine[i];
-      }
+      for (int i = 0; i < 8; ++i) rotate(v.lo[i], v.hi[i], cosine[i], sine[i]);
       bf16* out = h < s.q ? q + t * ld_q + h * s.dim : k + t * ld_k + (h - s.q) * s.dim;
-      *reinterpret_cast<uint4*>(out + column) = pack8(r.lo);
-      *reinterpret_cast<uint4*>(out + half + column) = pack8(r.hi);
+      *reinterpret_cast<uint4*>(out + column) = pack8(v.lo);
+      *reinterpret_cast<uint4*>(out + half + column) = pack8(v.hi);
     }
   }
 }
@@ -150,13 +148,9 @@ __global__ __launch_bounds__(kMaxThreads) void backward_vector(Heads s, const bf
 #pragma unroll
     for (int j = 0; j < kHeads; ++j) {
       const int h = first + j * groups + group;
-      const Pair8 d = unpack(raw_lo[j], raw_hi[j]);
-      Pair8 r;
+      Pair8 r = unpack(raw_lo[j], raw_hi[j]);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        r.lo[i] = d.lo[i] * cosine[i] + d.hi[i] * sine[i];
-        r.hi[i] = d.hi[i] * cosine[i] - d.lo[i] * sine[i];
-      }
+      for (int i = 0; i < 8; ++i) rotate(r.lo[i], r.hi[i], cosine[i], -sine[i]);
       if constexpr (Norm) {
         const Pair8 x = unpack(x_lo[j], x_hi[j]);
         const float inverse = inverse_rms(head_dot<G>(x, x), s);
@@ -228,9 +222,9 @@ __global__ __launch_bounds__(kScalarWarps * 32) void forward_scalar(Heads s, int
 #pragma unroll
   for (int j = 0; j < 2; ++j)
     if (const int i = lane + 32 * j; i < half) {
-      const float cosine = s.cosine[at + i], sine = s.sine[at + i];
-      out[i] = __float2bfloat16_rn(lo[j] * cosine - hi[j] * sine);
-      out[i + half] = __float2bfloat16_rn(hi[j] * cosine + lo[j] * sine);
+      rotate(lo[j], hi[j], s.cosine[at + i], s.sine[at + i]);
+      out[i] = __float2bfloat16_rn(lo[j]);
+      out[i + half] = __float2bfloat16_rn(hi[j]);
     }
 }
 
@@ -247,10 +241,9 @@ __global__ __launch_bounds__(kScalarWarps * 32) void backward_scalar(Heads s, in
 #pragma unroll
   for (int j = 0; j < 2; ++j)
     if (const int i = lane + 32 * j; i < half) {
-      const float d_lo = __bfloat162float(grad[i]), d_hi = __bfloat162float(grad[i + half]);
-      const float cosine = s.cosine[at + i], sine = s.sine[at + i];
-      lo[j] = d_lo * cosine + d_hi * sine;
-      hi[j] = d_hi * cosine - d_lo * sine;
+      lo[j] = __bfloat162float(grad[i]);
+      hi[j] = __bfloat162float(grad[i + half]);
+      rotate(lo[j], hi[j], s.cosine[at + i], -s.sine[at + i]);
       if (weight) {
         x_lo[j] = __bfloat162float(in[i]);
         x_hi[j] = __bfloat162float(in[i + half]);

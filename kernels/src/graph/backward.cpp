@@ -34,7 +34,7 @@ void backward(const Model& model, const Batch& batch, StepBuffers& buffers) {
     LayerBuffers& b = buffers.layer(i);
     const Matrix h = buffers.hidden_in(i);
 
-    // Whether x1, q and k, and x2, are this layer's: forward left the last layer's in all shared buffers.
+    // Whether x1 and, with QK norm, q and k, and x2, are this layer's: forward left the last layer's in all shared buffers.
     const bool last = i + 1 == c.layers;
     const bool attention_at_hand = last || buffers.recompute == TL_RECOMPUTE_LAYER;
     const bool mlp_at_hand = last || buffers.recompute != TL_RECOMPUTE_NOTHING;
@@ -58,11 +58,17 @@ void backward(const Model& model, const Batch& batch, StepBuffers& buffers) {
     const auto o = single_linear(model, batch, i, TL_O_PROJ, buffers, dh);
     backend.linear_backward(batch, i, o, buffers.dattention);
     if (o_targeted) backend.adapter_gradients(batch, i, b.attention, o);
-    if (!attention_at_hand)
-      backend.rope_forward(batch, shape, b.qkv, w.q_norm, w.k_norm, c.rms_eps, buffers.rope, buffers.q, buffers.k);
-    backend.attention_backward(batch, shape, buffers.q, buffers.k, columns(b.qkv, v_first, backend.activation_bytes()),
-                               b.attention, b.lse, buffers.dattention, buffers.dqkv, buffers.attention_scratch);
-    backend.rope_backward(batch, shape, b.qkv, w.q_norm, w.k_norm, c.rms_eps, buffers.rope, buffers.dqkv);
+    const Matrix v = columns(b.qkv, v_first, backend.activation_bytes());
+    if (c.qk_norm) {
+      if (!attention_at_hand)
+        backend.rope_forward(batch, shape, b.qkv, w.q_norm, w.k_norm, c.rms_eps, buffers.rope, b.q, b.k);
+      backend.attention_backward(batch, shape, b.q, b.k, v, b.attention, b.lse, buffers.dattention, buffers.dqkv,
+                                 buffers.attention_scratch);
+      backend.rope_backward(batch, shape, b.qkv, w.q_norm, w.k_norm, c.rms_eps, buffers.rope, buffers.dqkv);
+    } else {
+      backend.rotated_attention_backward(batch, shape, b.q, b.k, v, b.attention, b.lse, buffers.dattention, buffers.rope,
+                                         buffers.dqkv, buffers.attention_scratch);
+    }
 
     const auto qkv = attention_inputs(model, batch, i, buffers, buffers.dqkv);
     backend.linear_backward(batch, i, qkv, i > 0 ? buffers.dnormed : Matrix{});

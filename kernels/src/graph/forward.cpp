@@ -51,10 +51,15 @@ void attention_half(const Model& model, const Batch& batch, int layer, StepBuffe
   const Matrix h = buffers.hidden_in(layer);
 
   backend.rmsnorm_forward(h, w.input_norm, c.rms_eps, nullptr, batch.tokens, c.hidden, b.x1, b.input_rstd);
-  backend.linear_forward(batch, layer, b.x1, attention_inputs(model, batch, layer, buffers, b.qkv), nullptr);
-  backend.rope_forward(batch, shape, b.qkv, w.q_norm, w.k_norm, c.rms_eps, buffers.rope, buffers.q, buffers.k);
-  backend.attention_forward(batch, shape, buffers.q, buffers.k, columns(b.qkv, v_first, backend.activation_bytes()),
-                            b.attention, b.lse, buffers.attention_scratch);
+  const auto qkv = attention_inputs(model, batch, layer, buffers, b.qkv);
+  if (c.qk_norm) {
+    backend.linear_forward(batch, layer, b.x1, qkv, nullptr);
+    backend.rope_forward(batch, shape, b.qkv, w.q_norm, w.k_norm, c.rms_eps, buffers.rope, b.q, b.k);
+  } else {
+    backend.rotated_forward(batch, layer, b.x1, qkv, shape, buffers.rope);
+  }
+  backend.attention_forward(batch, shape, b.q, b.k, columns(b.qkv, v_first, backend.activation_bytes()), b.attention, b.lse,
+                            buffers.attention_scratch);
   backend.linear_forward(batch, layer, b.attention, single_linear(model, batch, layer, TL_O_PROJ, buffers, b.middle), &h);
 }
 

@@ -73,8 +73,12 @@ StepBuffers place_buffers(const Model& model, const StepShape& shape, void* base
     strips(l.strip + TL_GATE_PROJ, 2);
     strips(l.strip + TL_DOWN_PROJ, 1);
   }
-  b.q = matrix(n, q_columns);
-  b.k = matrix(n, k_columns);
+  // Without QK norm nobody asks for the raw q and k: the rotated ones have their place.
+  const Matrix q = c.qk_norm ? matrix(n, q_columns) : Matrix{}, k = c.qk_norm ? matrix(n, k_columns) : Matrix{};
+  for (LayerBuffers& l : b.layers) {
+    l.q = c.qk_norm ? q : l.qkv;
+    l.k = c.qk_norm ? k : base ? columns(l.qkv, q_columns, element) : Matrix{};
+  }
   b.act = matrix(n, c.intermediate);
   b.attention_scratch = arena.take(
       backend.attention_scratch_bytes(model.attention(), n, shape.segments, shape.longest, shape.train));

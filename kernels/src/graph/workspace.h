@@ -26,7 +26,8 @@ struct StepShape {
 
 struct LayerBuffers {
   Matrix x1, x2;   // the normed inputs of q, k, v and of gate, up; shared unless inputs are kept
-  Matrix qkv;      // raw q | k | v
+  Matrix qkv;      // q | k | v: raw with QK norm, otherwise q and k with their rotary positions
+  Matrix q, k;     // normed and rotated: columns of qkv, or shared buffers with QK norm
   Matrix attention;
   Matrix middle;   // residual stream after attention
   Matrix gate_up;
@@ -54,7 +55,7 @@ struct StepBuffers {
   std::vector<Matrix> hidden;  // input of layer i; [layers] is the output of the last
   std::vector<LayerBuffers> layers;
   // Shared scratch.
-  Matrix q, k, act;
+  Matrix act;
   void* attention_scratch = nullptr;
   Matrix dhidden, dnormed, dqkv, dattention;
   void* strip_grad[3] = {};
