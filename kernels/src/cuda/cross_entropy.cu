@@ -13,11 +13,10 @@
 // Streaming path (any device, any vocabulary): one block of 512 threads owns a row and reads it twice: running maximum and
 // sum per thread over its groups of four columns, combined in the same order; then exponentials again, chunk by chunk, with a
 // barrier between reading a chunk and writing it.
-#include <cmath>
+#include "cuda/cross_entropy.h"
 
 #include "cuda/check.h"
 #include "cuda/kernels.h"
-#include "cuda/row.h"
 
 namespace tlora::cuda {
 namespace {
@@ -26,18 +25,6 @@ constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
 constexpr int kClusterBlocks = 8;
 constexpr int kChunkVectors = 4;  // of the streaming path
-
-struct CrossEntropy {
-  float* logits;
-  int64_t ld;
-  int vocab;
-  const int32_t* targets;
-  const float* scale;
-  double* loss;
-  uint8_t* correct;
-};
-
-__device__ __forceinline__ float lowest() { return -INFINITY; }
 
 // Four logits from `column` on; -inf from the end of the vocabulary on.
 __device__ __forceinline__ float4 load_logits(const float* row, int column, int vocab) {
@@ -60,17 +47,6 @@ __device__ __forceinline__ bool beats(const float4& v, int column, int target, f
   beaten |= column + 1 < target ? v.y >= target_logit : v.y > target_logit;
   beaten |= column + 2 < target ? v.z >= target_logit : v.z > target_logit;
   return beaten | v.w > target_logit;
-}
-
-__device__ __forceinline__ float largest(const float4& v) { return fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w)); }
-
-// x - (-inf) is not a number: without a finite logit exponentials are taken as they are.
-__device__ __forceinline__ float base_of(float top) { return top == lowest() ? 0.0f : top; }
-
-__device__ __forceinline__ float warp_max(float v) {
-#pragma unroll
-  for (int step = 16; step > 0; step /= 2) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, step));
-  return v;
 }
 
 // Of the whole block, to all threads; `any` too. `scratch`: a float per warp.
@@ -97,12 +73,6 @@ __device__ __forceinline__ void store_gradients(bf16* row, int column, int vocab
 #pragma unroll
   for (int i = 0; i < 4; ++i)
     if (column + i < vocab) row[column + i] = __float2bfloat16_rn(d[i]);
-}
-
-__device__ __forceinline__ void report(const CrossEntropy& c, int64_t i, float sum, float top, float target_logit,
-                                       bool beaten) {
-  c.loss[i] = log(static_cast<double>(sum)) + (static_cast<double>(top) - static_cast<double>(target_logit));
-  c.correct[i] = beaten || target_logit != top ? 0 : 1;  // not equal: not a number
 }
 
 // ---- cluster path ---------------------------------------------------------------------------------------------------------

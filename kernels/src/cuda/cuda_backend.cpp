@@ -734,7 +734,8 @@ void CudaBackend::head_logits(Matrix x, int64_t n, const FrozenLinear& head, flo
 void CudaBackend::cross_entropy(float* logits, int64_t ld, int64_t n, int64_t vocab, const int32_t* targets, const float* scale,
                                 double* loss, uint8_t* correct) {
   Timed timed(*this, "cross_entropy");
-  cuda::cross_entropy(stream_, logits, ld, n, vocab, targets, scale, loss, correct);
+  const bool hopper = sm90_ && cross_entropy_sm90_supports(vocab);
+  (hopper ? cross_entropy_sm90 : cuda::cross_entropy)(stream_, logits, ld, n, vocab, targets, scale, loss, correct);
 }
 
 void CudaBackend::head_backward(const float* dlogits, int64_t ld, int64_t n, const FrozenLinear& head, Matrix dx) {

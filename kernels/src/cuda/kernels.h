@@ -178,12 +178,17 @@ void lora_gradients(cudaStream_t stream, const Tables& tables, const LoraGroup& 
 // dx += mask ∘ (dS · A) / (1 - p), part by part (rounds each time), rows of adapters with dropout only.
 void lora_masked_expand(cudaStream_t stream, const Tables& tables, const LoraGroup& group, bf16* dx, int64_t ld_dx);
 
-// ---- cross_entropy.cu -----------------------------------------------------------------------------------------------------
+// ---- cross_entropy.cu (any architecture), cross_entropy_sm90.cu -----------------------------------------------------------
 
 // logits fp32 [n, ld]. As Backend::cross_entropy; with scale, each row of logits becomes dlogits in bf16, at the start of the
 // row's own memory (so bf16 with leading dimension 2 * ld). targets, scale, loss, correct: device.
 void cross_entropy(cudaStream_t stream, float* logits, int64_t ld, int64_t n, int64_t vocab, const int32_t* targets,
                    const float* scale, double* loss, uint8_t* correct);
+// The same for sm_90a and large vocabularies (false otherwise, and where the device cannot run the kernel); its sums have
+// another order. ld a multiple of 4, logits 16-byte aligned.
+bool cross_entropy_sm90_supports(int64_t vocab);
+void cross_entropy_sm90(cudaStream_t stream, float* logits, int64_t ld, int64_t n, int64_t vocab, const int32_t* targets,
+                        const float* scale, double* loss, uint8_t* correct);
 
 // ---- adamw.cu -------------------------------------------------------------------------------------------------------------
 
