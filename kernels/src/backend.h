@@ -111,6 +111,12 @@ struct Batch {
   bool train = false;          // dropout is on only when training
 
   float dropout(const Adapter* adapter) const { return train && adapter ? adapter->config.dropout : 0.0f; }
+  // Whether any adapter of the batch has one of these modules.
+  bool any_target(uint32_t modules) const {
+    for (const auto& owner : adapters)
+      if (owner.first->config.target_modules & modules) return true;
+    return false;
+  }
 };
 
 // One module of a group of linears that share their input X. The parts of a group are packed together (pack_group), their y
@@ -124,6 +130,12 @@ struct LinearPart {
   void* strip = nullptr;
   void* strip_grad = nullptr;  // dS, same shape (backward scratch)
   Matrix dropped;           // [tokens, in] scratch for the masked input; null when no adapter of the batch has dropout
+};
+
+// Which gradients of a group's adapters are meant.
+struct GradientSides {
+  bool a = true;
+  bool b = true;
 };
 
 struct AttentionShape {
@@ -269,8 +281,21 @@ class Backend {
   // each time). dx.data null: dX is not wanted.
   virtual void linear_backward(const Batch& batch, int layer, const std::vector<LinearPart>& parts, Matrix dx) = 0;
   // After linear_backward of the same parts: dB += dY^T S and dA += dS^T drop(X): per output element one fp32 chain over a
-  // sequence's tokens, then total += that sequence, sequences in table order. Frozen weights get no gradient.
-  virtual void adapter_gradients(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts) = 0;
+  // sequence's tokens, then total += that sequence, sequences in table order. Frozen weights get no gradient. x is read for dA
+  // alone, and so is dS; dY and S for dB.
+  virtual void adapter_gradients(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts,
+                                 GradientSides sides = {}) = 0;
+  // After linear_backward of down gave dact: swiglu_backward of gate and up (parts; their y, side by side, become [dgate | dup])
+  // and adapter_gradients of down, whose input is act. dact may hold anything afterwards. One op, so that a backend may do all
+  // that wants a column of gate, up and dact while it is at hand; dB of gate and up can be part of it. Returns the sides of gate
+  // and up that are left to adapter_gradients. No order of sums differs from that of the ops apart.
+  virtual GradientSides gated_backward(const Batch& batch, int layer, Matrix dact, const LinearPart& down,
+                                       const std::vector<LinearPart>& parts) {
+    const bool targeted = batch.any_target(1u << down.module);
+    swiglu_backward(parts[0].y, dact, batch.tokens, parts[0].weight->out, targeted ? dact : Matrix{});
+    if (targeted) adapter_gradients(batch, layer, dact, {down});
+    return {};
+  }
 
   // ---- elementwise ---------------------------------------------------------------------------------------------------
   // act = silu(gate) * up of gate_up [n, 2 * width]. Rounds once.

@@ -93,7 +93,8 @@ class CpuBackend : public Backend {
   void linear_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts,
                       const Matrix* residual) override;
   void linear_backward(const Batch& batch, int layer, const std::vector<LinearPart>& parts, Matrix dx) override;
-  void adapter_gradients(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts) override;
+  void adapter_gradients(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts,
+                         GradientSides sides = {}) override;
 
   void swiglu_forward(Matrix gate_up, int64_t n, int64_t width, Matrix act) override;
   void swiglu_backward(Matrix gate_up, Matrix dact, int64_t n, int64_t width, Matrix act) override;

@@ -362,8 +362,9 @@ void CpuBackend::linear_backward(const Batch& batch, int layer, const std::vecto
   }
 }
 
-void CpuBackend::adapter_gradients(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts) {
-  if (parts[0].dropped.data) drop_inputs(batch, layer, x, parts);
+void CpuBackend::adapter_gradients(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts,
+                                   GradientSides sides) {
+  if (sides.a && parts[0].dropped.data) drop_inputs(batch, layer, x, parts);
 
   struct GradientTask {
     int64_t owner;  // index in batch.adapters
@@ -376,8 +377,8 @@ void CpuBackend::adapter_gradients(const Batch& batch, int layer, Matrix x, cons
     for (const LinearPart& part : parts) {
       const LoraMatrices& m = batch.adapters[a].first->at(layer, part.module);
       if (m.in == 0) continue;
-      for (int64_t p = 0; p < panel_count(m.in); ++p) gradients.push_back({static_cast<int64_t>(a), &part, 0, p});
-      for (int64_t b = 0; b < ceil_div(RowTiles(m.out).count, kGradientTiles); ++b)
+      for (int64_t p = 0; sides.a && p < panel_count(m.in); ++p) gradients.push_back({static_cast<int64_t>(a), &part, 0, p});
+      for (int64_t b = 0; sides.b && b < ceil_div(RowTiles(m.out).count, kGradientTiles); ++b)
         gradients.push_back({static_cast<int64_t>(a), &part, 1, b});
     }
 

@@ -18,6 +18,26 @@ std::vector<AttentionTile> attention_tiles(const Batch& batch, int32_t rows) {
   return tiles;
 }
 
+// Appends the segments without an adapter to adapter_segments, where the adapters' own are.
+std::vector<Walk> longest_first(const Batch& batch, const std::vector<DeviceAdapter>& adapters,
+                                std::vector<int32_t>& adapter_segments) {
+  std::vector<std::pair<int64_t, Walk>> walks;  // with their tokens
+  for (size_t i = 0; i < adapters.size(); ++i) {
+    int64_t tokens = 0;
+    for (const int32_t s : batch.adapters[i].second) tokens += batch.segments[static_cast<size_t>(s)].length;
+    walks.push_back({tokens, {static_cast<int32_t>(i), adapters[i].first, adapters[i].count, 0}});
+  }
+  for (size_t s = 0; s < batch.segments.size(); ++s) {
+    if (batch.segments[s].adapter) continue;
+    walks.push_back({batch.segments[s].length, {-1, static_cast<int32_t>(adapter_segments.size()), 1, 0}});
+    adapter_segments.push_back(static_cast<int32_t>(s));
+  }
+  std::stable_sort(walks.begin(), walks.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+  std::vector<Walk> sorted;
+  for (const auto& walk : walks) sorted.push_back(walk.second);
+  return sorted;
+}
+
 }  // namespace
 
 template <class T>
@@ -93,13 +113,18 @@ BatchTables::BatchTables(const Batch& batch, const std::vector<Placement>& place
   };
   append_chunks(false, chunk_first);
   append_chunks(true, backward_chunk_first);
-  for (const DeviceAdapter& a : adapters) counts_.any_dropout |= a.drop_threshold != 0 ? 1 : 0;
+  for (const DeviceAdapter& a : adapters) {
+    counts_.any_dropout |= a.drop_threshold != 0 ? 1 : 0;
+    counts_.gated_adapters += gated_fits(a) ? 1 : 0;
+  }
 
+  const std::vector<Walk> walks = longest_first(batch, adapters, adapter_segments);
   const std::vector<AttentionTile> tiles64 = attention_tiles(batch, 64), tiles128 = attention_tiles(batch, 128);
   counts_.tokens = static_cast<int32_t>(batch.tokens);
   counts_.segment_count = static_cast<int32_t>(segments.size());
   counts_.adapter_count = static_cast<int32_t>(adapters.size());
   counts_.strip_columns = column;
+  counts_.walk_count = static_cast<int32_t>(walks.size());
   counts_.row_tile_count = static_cast<int32_t>(row_tiles.size());
   counts_.tile64_count = static_cast<int32_t>(tiles64.size());
   counts_.tile128_count = static_cast<int32_t>(tiles128.size());
@@ -107,6 +132,7 @@ BatchTables::BatchTables(const Batch& batch, const std::vector<Placement>& place
   segments_ = append(segments);
   adapters_ = append(adapters);
   adapter_segments_ = append(adapter_segments);
+  walks_ = append(walks);
   row_tiles_ = append(row_tiles);
   tiles64_ = append(tiles64);
   tiles128_ = append(tiles128);
@@ -122,6 +148,7 @@ Tables BatchTables::at(const void* device) const {
   t.segments = reinterpret_cast<const DeviceSegment*>(base + segments_);
   t.adapters = reinterpret_cast<const DeviceAdapter*>(base + adapters_);
   t.adapter_segments = reinterpret_cast<const int32_t*>(base + adapter_segments_);
+  t.walks = reinterpret_cast<const Walk*>(base + walks_);
   t.row_tiles = reinterpret_cast<const RowTile*>(base + row_tiles_);
   t.tiles64 = reinterpret_cast<const AttentionTile*>(base + tiles64_);
   t.tiles128 = reinterpret_cast<const AttentionTile*>(base + tiles128_);

@@ -92,7 +92,9 @@ CudaBackend::CudaBackend(const BackendOptions& options) : device_(options.device
   cudaDeviceProp properties{};
   check(cudaGetDeviceProperties(&properties, device_), "cudaGetDeviceProperties");
   const char* generic = std::getenv("TLORA_CUDA_GENERIC");  // the kernels that any architecture runs, for tests
-  sm90_ = properties.major == 9 && properties.minor == 0 && !(generic && *generic == '1');
+  const bool any_device = generic && *generic == '1';
+  sm90_ = properties.major == 9 && properties.minor == 0 && !any_device;
+  gated_ = static_cast<int64_t>(properties.sharedMemPerBlockOptin) >= gated_backward_shared_bytes() && !any_device;
   total_bytes_ = static_cast<int64_t>(properties.totalGlobalMem);
   profile_ = std::getenv("TLORA_CUDA_PROFILE") != nullptr;
   check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
@@ -693,8 +695,12 @@ void CudaBackend::linear_backward(const Batch& batch, int layer, const std::vect
   }
 }
 
-void CudaBackend::adapter_gradients(const Batch&, int layer, Matrix x, const std::vector<LinearPart>& parts) {
-  if (!tables_.strip_columns) return;
+void CudaBackend::adapter_gradients(const Batch&, int layer, Matrix x, const std::vector<LinearPart>& parts,
+                                    GradientSides sides) {
+  if (tables_.strip_columns) lora_gradients(layer, x, parts, {sides.a, sides.b}, {sides.a, sides.b});
+}
+
+void CudaBackend::lora_gradients(int layer, Matrix x, const std::vector<LinearPart>& parts, Sides gated, Sides others) {
   LoraGroup lora = lora_group(layer, parts);
   for (size_t i = 0; i < parts.size(); ++i) {
     lora.part[i].x = half(x);
@@ -702,12 +708,37 @@ void CudaBackend::adapter_gradients(const Batch&, int layer, Matrix x, const std
     lora.part[i].dy = half(parts[i].y);
     lora.part[i].ld_dy = parts[i].y.ld;
   }
-  if (tables_.any_dropout) {
+  if (tables_.any_dropout && others.a) {
     Timed timed(*this, "drop_inputs");
     drop_inputs(stream_, tables_, lora);
   }
   Timed timed(*this, "lora_gradients");
-  lora_gradients(stream_, tables_, lora, sizes_);
+  cuda::lora_gradients(stream_, tables_, lora, sizes_, gated, others);
+}
+
+GradientSides CudaBackend::gated_backward(const Batch& batch, int layer, Matrix dact, const LinearPart& down,
+                                          const std::vector<LinearPart>& parts) {
+  const int64_t width = parts[0].weight->out;
+  if (!gated_ || tables_.gated_adapters == 0 || width % 8) return Backend::gated_backward(batch, layer, dact, down, parts);
+  {
+    Timed timed(*this, "gated_backward");
+    GatedBackward g;
+    g.gate_up = half(parts[0].y);
+    g.ld_gate_up = parts[0].y.ld;
+    g.dact = half(dact);
+    g.ld_dact = dact.ld;
+    g.width = width;
+    g.strip_gate = static_cast<const bf16*>(parts[0].strip);
+    g.strip_up = static_cast<const bf16*>(parts[1].strip);
+    g.strip_grad_down = static_cast<const bf16*>(down.strip_grad);
+    g.ld_strip = tables_.strip_columns;
+    g.layer = layer;
+    cuda::gated_backward(stream_, tables_, g, sizes_);
+  }
+  const bool all = tables_.gated_adapters == tables_.adapter_count;
+  if (batch.any_target(1u << down.module)) lora_gradients(layer, dact, {down}, {false, true}, {true, true});
+  if (!all) lora_gradients(layer, {}, parts, {false, false}, {false, true});
+  return {true, false};
 }
 
 // ---- head ------------------------------------------------------------------------------------------------------------------

@@ -88,7 +88,10 @@ class CudaBackend final : public Backend {
   void rotated_forward(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts, AttentionShape shape,
                        RopeTable table) override;
   void linear_backward(const Batch& batch, int layer, const std::vector<LinearPart>& parts, Matrix dx) override;
-  void adapter_gradients(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts) override;
+  void adapter_gradients(const Batch& batch, int layer, Matrix x, const std::vector<LinearPart>& parts,
+                         GradientSides sides = {}) override;
+  GradientSides gated_backward(const Batch& batch, int layer, Matrix dact, const LinearPart& down,
+                               const std::vector<LinearPart>& parts) override;
 
   void swiglu_forward(Matrix gate_up, int64_t n, int64_t width, Matrix act) override;
   void swiglu_backward(Matrix gate_up, Matrix dact, int64_t n, int64_t width, Matrix act) override;
@@ -104,6 +107,8 @@ class CudaBackend final : public Backend {
   class Timed;  // see TLORA_CUDA_PROFILE
 
   LoraGroup lora_group(int layer, const std::vector<LinearPart>& parts) const;
+  // gated, others: as lora_gradients.
+  void lora_gradients(int layer, Matrix x, const std::vector<LinearPart>& parts, Sides gated, Sides others);
   void set_strips(Gemm& gemm, int layer, const std::vector<LinearPart>& parts, bool backward) const;
   void gemm(const Gemm& gemm);
   // Whether the product did swiglu_forward or rope_forward as well: never where act.data is null and rotation.head_dim 0.
@@ -120,6 +125,7 @@ class CudaBackend final : public Backend {
 
   int device_;
   bool sm90_ = false;
+  bool gated_ = false;  // whether gated_backward's kernel is used
   int64_t total_bytes_ = 0;
   cudaStream_t stream_ = nullptr;
   cudaStream_t copies_ = nullptr;  // offloading, beside the steps

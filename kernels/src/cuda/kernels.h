@@ -172,11 +172,38 @@ void drop_inputs(cudaStream_t stream, const Tables& tables, const LoraGroup& gro
 void lora_down_forward(cudaStream_t stream, const Tables& tables, const LoraGroup& group);
 // dS = scale · dY · B, likewise.
 void lora_down_backward(cudaStream_t stream, const Tables& tables, const LoraGroup& group);
+struct Sides {
+  bool a = true;
+  bool b = true;
+};
 // gradient += dA, dB of every adapter and part: dA = dS^T · drop(X), dB = dY^T · S; fp32, one chain over a sequence's
-// tokens, then total += that sequence, sequences in table order.
-void lora_gradients(cudaStream_t stream, const Tables& tables, const LoraGroup& group, const ModuleSizes& sizes);
+// tokens, then total += that sequence, sequences in table order. gated, others: which of the two, for the adapters that are
+// gated_fits and for those that are not.
+void lora_gradients(cudaStream_t stream, const Tables& tables, const LoraGroup& group, const ModuleSizes& sizes,
+                    Sides gated = {}, Sides others = {});
 // dx += mask ∘ (dS · A) / (1 - p), part by part (rounds each time), rows of adapters with dropout only.
 void lora_masked_expand(cudaStream_t stream, const Tables& tables, const LoraGroup& group, bf16* dx, int64_t ld_dx);
+
+// ---- gated_backward.cu ----------------------------------------------------------------------------------------------------
+
+struct GatedBackward {
+  bf16* gate_up = nullptr;         // [tokens, 2 * width]: [gate | up], becomes [dgate | dup]
+  int64_t ld_gate_up = 0;
+  bf16* dact = nullptr;            // [tokens, width]
+  int64_t ld_dact = 0;
+  int64_t width = 0;               // a multiple of 8
+  const bf16* strip_gate = nullptr;  // S of gate and of up, dS of down: [padded rows, ld_strip]
+  const bf16* strip_up = nullptr;
+  const bf16* strip_grad_down = nullptr;
+  int64_t ld_strip = 0;
+  int32_t layer = 0;
+};
+// swiglu_backward of all rows, and for the adapters that are gated_fits: gradient += dA of down (from act), dB of gate, dB of up
+// (each where the adapter targets it), with the bits of lora_gradients. Rows of the other adapters that target down have act in
+// dact afterwards; the rest of dact is left.
+void gated_backward(cudaStream_t stream, const Tables& tables, const GatedBackward& g, const ModuleSizes& sizes);
+// Bytes of shared memory that a block of it needs.
+int64_t gated_backward_shared_bytes();
 
 // ---- cross_entropy.cu (any architecture), cross_entropy_sm90.cu -----------------------------------------------------------
 

@@ -15,6 +15,7 @@
 #include "cuda/check.h"
 #include "cuda/kernels.h"
 #include "cuda/lora_tile.h"
+#include "cuda/sequence_chunks.h"
 
 namespace tlora::cuda {
 namespace {
@@ -28,48 +29,6 @@ struct Operand {
   uint32_t parts;
   int per_part;  // slices of one part
   int first;     // slice of this turn
-};
-
-// The adapter's sequences in order, in chunks of at most 64 tokens.
-class Chunks {
- public:
-  __device__ Chunks(const Tables& tables, const DeviceAdapter& adapter)
-      : segments_(tables.segments), order_(tables.adapter_segments + adapter.first), count_(adapter.count) {
-    fetch();
-    advance();
-  }
-  __device__ bool done() const { return left_ == 0; }
-  __device__ int row() const { return row_; }
-  __device__ int rows() const { return left_ < 64 ? left_ : 64; }
-  __device__ bool ends_sequence() const { return left_ <= 64; }
-  __device__ void next() {
-    if (left_ > 64) {
-      row_ += 64;
-      left_ -= 64;
-    } else {
-      advance();
-    }
-  }
-
- private:
-  // The following sequence is looked up while this one is being read.
-  __device__ void fetch() {
-    next_left_ = 0;
-    while (next_ < count_ && next_left_ == 0) {
-      const DeviceSegment& segment = segments_[order_[next_++]];
-      next_row_ = segment.start;
-      next_left_ = segment.length;
-    }
-  }
-  __device__ void advance() {
-    row_ = next_row_;
-    left_ = next_left_;
-    fetch();
-  }
-  const DeviceSegment* segments_;
-  const int32_t* order_;
-  int count_, next_ = 0;
-  int row_ = 0, left_ = 0, next_row_ = 0, next_left_ = 0;
 };
 
 template <bool kIsA, int kSlices>
@@ -94,7 +53,7 @@ __device__ __forceinline__ void accumulate(uint32_t stages, const Tables& tables
                   (kIsA ? 0 : adapter.rank * part.in) + rank * rank_stride + operand.column * column_stride;
   }
 
-  Chunks chunks(tables, adapter);
+  SequenceChunks chunks(tables, adapter.first, adapter.count);
   uint32_t ends = 0;  // bit i % 32: chunk i is the last of its sequence
   int issued = 0;
   auto load_next = [&](int stage) {
@@ -189,11 +148,11 @@ __device__ __forceinline__ void all_turns(uint32_t stages, const Tables& tables,
   }
 }
 
-// Grid: x = 64-column slices of X (`inputs` times: once for all parts, or for every part's own dropped X), then of the
-// parts' dY; y = adapters.
+// Grid: x = 64-column slices of X (`inputs` times: once for all parts, or for every part's own dropped X; 0: nobody wants dA),
+// then of the parts' dY; y = adapters.
 __global__ void __launch_bounds__(kLoraThreads, 2)
     lora_gradients_kernel(const __grid_constant__ Tables tables, const __grid_constant__ LoraGroup group,
-                          const __grid_constant__ ModuleSizes sizes, int inputs) {
+                          const __grid_constant__ ModuleSizes sizes, int inputs, Sides gated, Sides others) {
   extern __shared__ __align__(128) unsigned char shared[];
   const DeviceAdapter adapter = tables.adapters[blockIdx.y];
   uint32_t active = 0;
@@ -206,6 +165,8 @@ __global__ void __launch_bounds__(kLoraThreads, 2)
   int slice = blockIdx.x;
   const int x_slices = static_cast<int>((group.part[0].in + kWideColumns - 1) / kWideColumns);
   const bool is_a = slice < x_slices * inputs;
+  const Sides sides = gated_fits(adapter) ? gated : others;
+  if (!(is_a ? sides.a : sides.b)) return;
   int p = 0;
   if (is_a) {
     p = slice / x_slices;
@@ -241,19 +202,22 @@ __global__ void __launch_bounds__(kLoraThreads, 2)
 
 }  // namespace
 
-void lora_gradients(cudaStream_t stream, const Tables& tables, const LoraGroup& group, const ModuleSizes& sizes) {
-  if (tables.adapter_count == 0) return;
-  int inputs = 1;
+void lora_gradients(cudaStream_t stream, const Tables& tables, const LoraGroup& group, const ModuleSizes& sizes, Sides gated,
+                    Sides others) {
+  if (tables.gated_adapters == 0) gated = {false, false};
+  if (tables.gated_adapters == tables.adapter_count) others = {false, false};
+  int inputs = gated.a || others.a ? 1 : 0;
   int64_t slices = 0;
   for (int p = 0; p < group.parts; ++p) {
-    if (group.part[p].dropped) inputs = group.parts;
-    slices += (group.part[p].out + kWideColumns - 1) / kWideColumns;
+    if (inputs && group.part[p].dropped) inputs = group.parts;
+    if (gated.b || others.b) slices += (group.part[p].out + kWideColumns - 1) / kWideColumns;
   }
   slices += inputs * ((group.part[0].in + kWideColumns - 1) / kWideColumns);
+  if (slices == 0) return;
   check(cudaFuncSetAttribute(lora_gradients_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kLoraSharedBytes),
         "lora_gradients");
   const dim3 grid(static_cast<unsigned>(slices), static_cast<unsigned>(tables.adapter_count));
-  lora_gradients_kernel<<<grid, kLoraThreads, kLoraSharedBytes, stream>>>(tables, group, sizes, inputs);
+  lora_gradients_kernel<<<grid, kLoraThreads, kLoraSharedBytes, stream>>>(tables, group, sizes, inputs, gated, others);
   check_launch("lora_gradients");
 }
 

@@ -1,4 +1,4 @@
-// Shared-memory tiles of the LoRA kernels (128 threads): how they are filled and where ldmatrix finds their rows.
+// Shared-memory tiles of the LoRA kernels (128 threads unless said): how they are filled and where ldmatrix finds their rows.
 //
 //   wide    [rows, 64]  128-byte rows, 16-byte chunk c of row r at chunk c ^ (r % 8)
 //   narrow  [64, 16]    32-byte rows, half h of row r at half h ^ (r / 4 % 2)
@@ -40,20 +40,22 @@ __device__ __forceinline__ int chunk_bytes(int chunk, int64_t columns) {
 }
 
 // source: element (0, 0) of the tile, 16-byte aligned. rows, columns: how many of the tile's are real.
-template <int kRows>
+template <int kRows, int kThreads = kLoraThreads>
 __device__ __forceinline__ void load_wide(uint32_t tile, const bf16* source, int64_t ld, int rows, int64_t columns) {
   const int chunk = threadIdx.x & 7, first = threadIdx.x >> 3;
-  const uint32_t to = tile + wide_offset(first, chunk);  // 16 rows on: the same swizzle
+  constexpr int kStep = kThreads / 8;
+  static_assert(kStep % 8 == 0 && kRows % kStep == 0, "kStep rows on: the same swizzle");
+  const uint32_t to = tile + wide_offset(first, chunk);
   const bf16* from = source + first * ld + 8 * chunk;
   if (columns >= kWideColumns) {
 #pragma unroll
-    for (int i = 0; i < kRows / 16; ++i) cp_async_16(to + i * 16 * 128, from + i * 16 * ld, first + i * 16 < rows);
+    for (int i = 0; i < kRows / kStep; ++i) cp_async_16(to + i * kStep * 128, from + i * kStep * ld, first + i * kStep < rows);
   } else {
     const int bytes = chunk_bytes(chunk, columns);
 #pragma unroll
-    for (int i = 0; i < kRows / 16; ++i) {
-      const int copied = first + i * 16 < rows ? bytes : 0;
-      cp_async_bytes(to + i * 16 * 128, copied ? from + i * 16 * ld : source, copied);
+    for (int i = 0; i < kRows / kStep; ++i) {
+      const int copied = first + i * kStep < rows ? bytes : 0;
+      cp_async_bytes(to + i * kStep * 128, copied ? from + i * kStep * ld : source, copied);
     }
   }
 }

@@ -16,15 +16,6 @@ constexpr int kThreads = 128;
 constexpr int kVectors = 2;
 constexpr int kColumns = kThreads * kVectors * 8;
 
-struct Grads {
-  float gate, up;
-};
-// silu'(g) = sigmoid · (1 + g · (1 - sigmoid))
-__device__ __forceinline__ Grads gradients(float g, float s, float u, float dy) {
-  const float slope = s * fmaf(g, 1.0f - s, 1.0f);
-  return {dy * u * slope, dy * (g * s)};
-}
-
 // blocks: of one row.
 __global__ __launch_bounds__(kThreads) void forward_kernel(const bf16* gate_up, int64_t ld_gate_up, int width, int blocks,
                                                            bf16* act, int64_t ld_act) {
@@ -78,7 +69,7 @@ __global__ __launch_bounds__(kThreads) void backward_kernel(bf16* gate_up, int64
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
       const float s = sigmoid(g[j]);
-      const Grads d = gradients(g[j], s, u[j], dy[j]);
+      const GatedGradients d = gradients(g[j], s, u[j], dy[j]);
       dy[j] = activate(g[j], s, u[j]);
       g[j] = d.gate;
       u[j] = d.up;
@@ -108,7 +99,7 @@ __global__ __launch_bounds__(kThreads) void backward_unaligned(bf16* gate_up, in
   bf16* gate = gate_up + t * ld_gate_up + column;
   const float g = __bfloat162float(gate[0]), u = __bfloat162float(gate[width]);
   const float dy = __bfloat162float(dact[t * ld_dact + column]), s = sigmoid(g);
-  const Grads d = gradients(g, s, u, dy);
+  const GatedGradients d = gradients(g, s, u, dy);
   gate[0] = __float2bfloat16_rn(d.gate);
   gate[width] = __float2bfloat16_rn(d.up);
   if (act) act[t * ld_act + column] = __float2bfloat16_rn(activate(g, s, u));

@@ -1,4 +1,5 @@
-// silu(gate) * up of one element: one expression for all kernels that compute it, so that they give the same bits.
+// silu(gate) * up of one element, and its gradients: one expression for all kernels that compute it, so that they give the
+// same bits.
 //
 // sigmoid(g) = 1 / (1 + expf(-g)) with the approximate division (2 ulp of fp32, against the 2^16 ulp of the bf16 rounding
 // behind it; a denominator beyond 2^126 gives 0 where the quotient is below 2e-38). The addition is not contracted into
@@ -12,5 +13,14 @@ namespace tlora::cuda {
 __device__ __forceinline__ float sigmoid(float g) { return __fdividef(1.0f, __fadd_rn(1.0f, expf(-g))); }
 
 __device__ __forceinline__ float activate(float g, float s, float u) { return g * s * u; }
+
+struct GatedGradients {
+  float gate, up;
+};
+// silu'(g) = sigmoid · (1 + g · (1 - sigmoid))
+__device__ __forceinline__ GatedGradients gradients(float g, float s, float u, float dy) {
+  const float slope = s * fmaf(g, 1.0f - s, 1.0f);
+  return {dy * u * slope, dy * (g * s)};
+}
 
 }  // namespace tlora::cuda

@@ -14,6 +14,8 @@ constexpr int kModuleCount = 7;  // TL_Q_PROJ … TL_DOWN_PROJ
 // anything) and must never let them reach a real row.
 constexpr int kRowPad = 128;
 constexpr int kTileRows = 64;  // rows of a RowTile at most
+// Adapters of more strip columns than this get their gradients of the MLP by lora_gradients, after gated_backward.
+constexpr int kGatedColumns = 32;
 
 struct DeviceSegment {
   int32_t start = 0;
@@ -36,6 +38,19 @@ struct DeviceAdapter {
   float* gradient = nullptr;  // flat fp32 state
   int32_t first = 0;          // its segments: adapter_segments[first … first + count), in table order
   int32_t count = 0;
+};
+
+// Whether gated_backward multiplies for the adapter what it has at hand; dropout wants another act.
+__host__ __device__ inline bool gated_fits(const DeviceAdapter& adapter) {
+  return adapter.columns <= kGatedColumns && adapter.drop_threshold == 0;
+}
+
+// The sequences of an adapter, or one that has none: adapter_segments[first … first + count).
+struct Walk {
+  int32_t adapter = -1;
+  int32_t first = 0;
+  int32_t count = 0;
+  int32_t reserved = 0;
 };
 
 // At most kTileRows rows of one segment.
@@ -73,10 +88,14 @@ struct Tables {
   int32_t tile64_count = 0;
   int32_t tile128_count = 0;
   int32_t any_dropout = 0;
+  int32_t walk_count = 0;
+  int32_t gated_adapters = 0;  // how many are gated_fits
   const int32_t* position = nullptr;  // [tokens] in the row's own segment
   const DeviceSegment* segments = nullptr;
   const DeviceAdapter* adapters = nullptr;
-  const int32_t* adapter_segments = nullptr;
+  const int32_t* adapter_segments = nullptr;  // those of no adapter are the last
+  // Every segment is in one walk; the longest walk first.
+  const Walk* walks = nullptr;
   const RowTile* row_tiles = nullptr;
   // All tiles of all segments with 64 and with 128 rows; longest work of a causal query tile (largest `first`) first.
   const AttentionTile* tiles64 = nullptr;
@@ -87,7 +106,7 @@ struct Tables {
   // The same without the adapters that have dropout: their dX comes by lora_masked_expand.
   const int32_t* backward_chunk_first = nullptr;
 };
-static_assert(sizeof(Tables) == 8 * sizeof(int32_t) + 10 * sizeof(void*), "no padding");
+static_assert(sizeof(Tables) == 10 * sizeof(int32_t) + 11 * sizeof(void*), "no padding");
 
 // in and out of the seven linears, the same in every layer.
 struct ModuleSizes {

@@ -1,20 +1,12 @@
 // forward.cpp read upwards. Norms, rope and silu are recomputed from what forward saved; GEMMs and attention only as far as
 // buffers.recompute says. Frozen weights get no gradient, and layer 0 no dX for q, k, v: the embedding below it is frozen.
 //
-// A group of linears is always linear_backward, then adapter_gradients, before any input of either is overwritten.
+// A group of linears is always linear_backward, then adapter_gradients, before any input of either is overwritten; between
+// down and gate, up it is gated_backward that gives all of down's gradients, and of theirs what it can. So dS of down is used
+// up before linear_backward of gate and up writes its own to the same memory.
 #include "graph/step.h"
 
 namespace tlora {
-namespace {
-
-// Whether any adapter of the batch has one of these modules: only then dA needs the module's input again.
-bool any_target(const Batch& batch, uint32_t modules) {
-  for (const auto& owner : batch.adapters)
-    if (owner.first->config.target_modules & modules) return true;
-  return false;
-}
-
-}  // namespace
 
 void backward(const Model& model, const Batch& batch, StepBuffers& buffers) {
   Backend& backend = model.backend();
@@ -23,11 +15,11 @@ void backward(const Model& model, const Batch& batch, StepBuffers& buffers) {
   const int64_t n = batch.tokens;
   const int64_t v_first = model.module_out(TL_Q_PROJ) + model.module_out(TL_K_PROJ);
   const Matrix dh = buffers.dhidden;
-  const Matrix dact = buffers.act;  // forward's act is not read again: swiglu_backward gives it
-  const bool down_targeted = any_target(batch, 1u << TL_DOWN_PROJ);
-  const bool mlp_targeted = any_target(batch, 1u << TL_GATE_PROJ | 1u << TL_UP_PROJ);
-  const bool o_targeted = any_target(batch, 1u << TL_O_PROJ);
-  const bool attention_targeted = any_target(batch, 1u << TL_Q_PROJ | 1u << TL_K_PROJ | 1u << TL_V_PROJ);
+  const Matrix dact = buffers.act;  // forward's act is not read again: gated_backward computes it
+  // Only of what adapters target is the input wanted again, for dA.
+  const bool mlp_targeted = batch.any_target(1u << TL_GATE_PROJ | 1u << TL_UP_PROJ);
+  const bool o_targeted = batch.any_target(1u << TL_O_PROJ);
+  const bool attention_targeted = batch.any_target(1u << TL_Q_PROJ | 1u << TL_K_PROJ | 1u << TL_V_PROJ);
 
   for (int i = c.layers - 1; i >= 0; --i) {
     const LayerWeights& w = model.layer(i);
@@ -42,16 +34,15 @@ void backward(const Model& model, const Batch& batch, StepBuffers& buffers) {
     if (!last && mlp_at_hand) mlp_half(model, batch, i, buffers, {});
 
     const auto down = single_linear(model, batch, i, TL_DOWN_PROJ, buffers, dh);
-    backend.linear_backward(batch, i, down, dact);
-    backend.swiglu_backward(b.gate_up, dact, n, c.intermediate, down_targeted ? dact : Matrix{});  // dact becomes act
-    if (down_targeted) backend.adapter_gradients(batch, i, dact, down);
-
     const auto mlp = mlp_inputs(model, batch, i, buffers, b.gate_up);
+    backend.linear_backward(batch, i, down, dact);
+    const GradientSides mlp_sides = backend.gated_backward(batch, i, dact, down[0], mlp);
+
     backend.linear_backward(batch, i, mlp, buffers.dnormed);
     if (mlp_targeted) {
       if (!mlp_at_hand && !buffers.keep_inputs)
         backend.rmsnorm_forward(b.middle, w.post_norm, c.rms_eps, nullptr, n, c.hidden, b.x2, nullptr);
-      backend.adapter_gradients(batch, i, b.x2, mlp);
+      backend.adapter_gradients(batch, i, b.x2, mlp, mlp_sides);
     }
     backend.rmsnorm_backward(buffers.dnormed, b.middle, w.post_norm, b.post_rstd, nullptr, n, c.hidden, &dh, dh);
 
