@@ -4,7 +4,9 @@ same random model, adapter (B not zero) and sequences.
     python compare_peft.py [--shape qwen2.5-0.5b] [--backend cuda|cpu] [--library build/libtlora.so] [--out FILE]
     python compare_peft.py --shape tiny --backend cpu
 
-Gradients are compared by |a - truth| / |truth| (Frobenius) over all matrices of a module and over all of the adapter.
+Gradients are compared by |a - truth| / |truth| (Frobenius) over all matrices of a module and over all of the adapter, for two
+kinds of sequences: tokens drawn at random, whose gradients nearly cancel each other while the rounding errors add up, and
+chats (curve_tokens.py), as in training.
 """
 import argparse
 import gc
@@ -43,15 +45,27 @@ def save_model(shape, folder):
     return config
 
 
-def make_sequences(vocab, lengths):
+def random_sequences(vocab, lengths):
     random = np.random.default_rng(1)
-    sequences = []
-    for length in lengths:
-        tokens = random.integers(0, vocab, length)
+    return [random.integers(0, vocab, length) for length in lengths]
+
+
+def chat_sequences(path, lengths):
+    """The file's chats one after the other, cut to the lengths."""
+    with open(path) as file:
+        tokens = np.array([int(word) for line in file for word in line.split()])
+    if len(tokens) < sum(lengths):
+        raise SystemExit(f"{path} has {len(tokens)} tokens, {sum(lengths)} are needed")
+    return np.split(tokens[: sum(lengths)], np.cumsum(lengths)[:-1])
+
+
+def with_targets(sequences):
+    result = []
+    for tokens in sequences:
         targets = np.append(tokens[1:], tlora.IGNORE)
-        targets[: length // 5] = tlora.IGNORE  # a prompt
-        sequences.append((tokens, targets))
-    return sequences, sum(int((targets != tlora.IGNORE).sum()) for _, targets in sequences)
+        targets[: len(tokens) // 5] = tlora.IGNORE  # a prompt
+        result.append((tokens, targets))
+    return result, sum(int((targets != tlora.IGNORE).sum()) for _, targets in result)
 
 
 def make_weights(layout):
@@ -115,26 +129,12 @@ def errors(layout, gradient, truth):
     return {key: float(np.sqrt(off / size)) for key, (off, size) in squares.items()}
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--shape", default="qwen2.5-0.5b", choices=["tiny", "demo", "smollm2-135m", "qwen2.5-0.5b"])
-    parser.add_argument("--backend", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--library", default=os.path.join(HERE, "..", "build", "libtlora.so"))
-    parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--lengths", default="512,301,129,64")
-    parser.add_argument("--out")
-    args = parser.parse_args()
-    torch.backends.cuda.matmul.allow_tf32 = False
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = save_model(args.shape, folder)
-        sequences, count = make_sequences(config.vocab_size, [int(n) for n in args.lengths.split(",")])
-        layout, weights, loss, gradient = run_engine(args, folder, sequences, count)
-        device = "cuda" if args.backend == "cuda" else "cpu"
-        true_loss, truth = run_peft(folder, torch.float32, device, layout, weights, sequences, count)
-        bf16_loss, bf16 = run_peft(folder, torch.bfloat16, device, layout, weights, sequences, count)
-
-    result = {"shape": args.shape, "backend": args.backend, "tokens": sum(len(s[0]) for s in sequences), "loss_tokens": count,
+def compare(args, folder, sequences, count):
+    layout, weights, loss, gradient = run_engine(args, folder, sequences, count)
+    device = "cuda" if args.backend == "cuda" else "cpu"
+    true_loss, truth = run_peft(folder, torch.float32, device, layout, weights, sequences, count)
+    bf16_loss, bf16 = run_peft(folder, torch.bfloat16, device, layout, weights, sequences, count)
+    result = {"tokens": sum(len(s[0]) for s in sequences), "loss_tokens": count,
               "loss": {"tlora": loss, "peft_bf16": bf16_loss, "peft_fp32": true_loss},
               "loss_error": {"tlora": abs(loss / true_loss - 1), "peft_bf16": abs(bf16_loss / true_loss - 1),
                              "tlora_against_peft_bf16": abs(loss / bf16_loss - 1)},
@@ -145,6 +145,28 @@ def main():
     for key in [*tlora.MODULES, "all"]:
         three = [result["gradient_error"][k][key] for k in ("tlora", "peft_bf16", "tlora_against_peft_bf16")]
         print(f"{key:12} " + " ".join(f"{e:10.2e}" for e in three))
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shape", default="qwen2.5-0.5b", choices=["tiny", "demo", "smollm2-135m", "qwen2.5-0.5b"])
+    parser.add_argument("--backend", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--library", default=os.path.join(HERE, "..", "build", "libtlora.so"))
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--lengths", default="512,301,129,64")
+    parser.add_argument("--chats", help="file of token ids, a chat a line (curve_tokens.py): compared too")
+    parser.add_argument("--out")
+    args = parser.parse_args()
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = save_model(args.shape, folder)
+        lengths = [int(n) for n in args.lengths.split(",")]
+        result = {"shape": args.shape, "backend": args.backend,
+                  **compare(args, folder, *with_targets(random_sequences(config.vocab_size, lengths)))}
+        if args.chats:
+            result["chats"] = compare(args, folder, *with_targets(chat_sequences(args.chats, lengths)))
     if args.out:
         with open(args.out, "w") as file:
             json.dump(result, file, indent=1)

@@ -45,8 +45,7 @@ namespace {
 
 constexpr int kOwnerRows = 128;   // of a work item: 64 for each consumer warpgroup
 constexpr int kThreads = 384;     // warpgroup 0: producer; 1 and 2: consumers
-constexpr int kConsumerWarps = 8;
-constexpr int kArrivals = kEveryReaderArrives ? 32 * kConsumerWarps : kConsumerWarps;  // when a slot is handed back
+constexpr int kArrivals = 256;    // when a slot is handed back: every reader's own, which racecheck follows too
 constexpr int kPanelColumns = 64;  // of a 128-byte row of a swizzled tile
 constexpr int kPanelRowBytes = 128;
 constexpr int kProducerRegisters = 24;
@@ -417,9 +416,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   Ring<2> q_ring;
   Ring<kStages> k_ring, v_ring;
-  const auto release = [&](uint64_t* barrier) {
-    if (kEveryReaderArrives || lane == 0) mbarrier_arrive(barrier);
-  };
+  const auto release = [](uint64_t* barrier) { mbarrier_arrive(barrier); };
   for (int round = 0; item_of(round) < a.items; ++round) {
     mbarrier_wait(&control.q_full[q_ring.stage], q_ring.phase);
     const Item item = control.item[q_ring.stage];
@@ -674,10 +671,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   Ring<2> owner_ring;
   Ring<kStages> ring;
-  const auto release = [&](uint64_t* barrier) {
-    __syncwarp();
-    if (kEveryReaderArrives || lane == 0) mbarrier_arrive(barrier);
-  };
+  const auto release = [](uint64_t* barrier) { mbarrier_arrive(barrier); };
   for (int round = 0; item_of(round) < a.items; ++round) {
     mbarrier_wait(&control.owner_full[owner_ring.stage], owner_ring.phase);
     const Item item = control.item[owner_ring.stage];

@@ -266,8 +266,7 @@ __device__ __forceinline__ void gradients(const CrossEntropy& c, const Work& w, 
         else
           write<false>(gradient, m.piece[slot.index], out + at, thread * 4, count, own_target);
       }
-      __syncwarp();
-      if (kEveryReaderArrives || lane == 0) mbarrier_arrive(&m.empty[slot.index]);
+      mbarrier_arrive(&m.empty[slot.index]);
       slot.next();
     }
     // In turns, and after the last piece is handed back: the logarithm takes a while. An id 0 has none before it.
@@ -293,7 +292,7 @@ __global__ void __cluster_dims__(kBlocks, 1, 1) __launch_bounds__(kThreads, 1)
   if (thread == 0) {
     for (int slot = 0; slot < kSlots; ++slot) {
       mbarrier_init(&m.full[slot], 1);
-      mbarrier_init(&m.empty[slot], kEveryReaderArrives ? kRole : kRoleWarps);
+      mbarrier_init(&m.empty[slot], kRole);
     }
     for (int slot = 0; slot < kTold; ++slot) mbarrier_init(&m.told_all[slot], 1);
     mbarrier_init_fence();

@@ -34,7 +34,6 @@ constexpr int kDepth = 64;  // elements of K per stage: one 128-byte row
 constexpr int kConsumers = 2;
 constexpr int kThreads = 128 * (1 + kConsumers);
 constexpr int kOperandABytes = kBlockRows * kDepth * 2;
-constexpr int kChunkBytes = 64 * 128;  // 64 columns of the residual for one warpgroup's rows
 constexpr int kPairsPerGroup = 8;      // pairs of row blocks that are walked together over all columns, for the L2
 // A CTA starts with 168 registers a thread, what its launch bounds leave of 65,536; who asks for more waits for ever.
 constexpr int kProducerRegisters = 56, kConsumerRegisters = 224;
@@ -44,11 +43,11 @@ template <int BN>
 struct Ring {
   static constexpr int kStages = BN == 128 ? 6 : 4;
   static constexpr int kStageBytes = kOperandABytes + BN * kDepth * 2;
-  static constexpr int kSharedBytes = 1024 + kStages * kStageBytes + kConsumers * 2 * kChunkBytes + 256;
+  static constexpr int kSharedBytes = 1024 + kStages * kStageBytes + 256;
 };
 
 struct Maps {
-  CUtensorMap a, b, strip, home, residual;
+  CUtensorMap a, b, strip, home;
 };
 
 struct Arguments {
@@ -64,7 +63,7 @@ struct Arguments {
   const StripChunk* chunks;
   const int32_t* chunk_first;
   const float* bias;
-  bool residual;
+  int64_t to_residual;  // bytes from an element of out to its residual
   void* out;
   int64_t ldc;
   bf16* act;  // of gated tiles; part_column[1] is then the width of a half
@@ -107,6 +106,13 @@ __device__ __forceinline__ uint4 exchange_in_quad(const uint32_t* word, int quad
   return high ? make_uint4(c, d, w2, w3) : make_uint4(w0, w1, c, d);
 }
 
+// Two sums rounded, -0 made +0: a neighbour's zero strip would do that to a sum in one batch and not in another.
+__device__ __forceinline__ uint32_t pack2_positive_zero(float low, float high) {
+  uint32_t word = pack2(low, high);
+  asm("add.rn.bf16x2 %0, %0, %1;" : "+r"(word) : "r"(0));
+  return word;
+}
+
 // The chunks of a row block.
 struct StripList {
   int first, end;
@@ -127,23 +133,21 @@ __device__ __forceinline__ void for_strips(const Arguments& g, const StripList& 
     }
 }
 
-// HeadDim: of the heads that are rotated, 0 for none.
-template <int BN, bool KMajor, bool Fp32, bool Gated, int HeadDim>
+// Residual: it is added (K-major products alone). HeadDim: of the heads that are rotated, 0 for none.
+template <int BN, bool KMajor, bool Fp32, bool Gated, bool Residual, int HeadDim>
 __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
     gemm_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Arguments g) {
   static_assert(!Gated || (KMajor && !Fp32), "gated tiles are of a forward product");
   static_assert(HeadDim == 0 || (KMajor && !Fp32 && !Gated), "rotated tiles are of a forward product");
   static_assert(BN % (HeadDim ? HeadDim : BN) == 0, "whole heads");
-  constexpr bool kResidual = !Fp32 && !Gated && HeadDim == 0;
+  static_assert(!Residual || (KMajor && !Fp32 && !Gated && HeadDim == 0), "a residual is added to a forward product");
   constexpr int kStages = Ring<BN>::kStages, kStageBytes = Ring<BN>::kStageBytes;
   constexpr int kHalf = BN / 2;
   extern __shared__ char raw[];
   char* const ring = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
-  char* const residual_chunks = ring + kStages * kStageBytes;
-  uint64_t* const full = reinterpret_cast<uint64_t*>(residual_chunks + kConsumers * 2 * kChunkBytes);
+  uint64_t* const full = reinterpret_cast<uint64_t*>(ring + kStages * kStageBytes);
   uint64_t* const empty = full + kStages;
-  uint64_t* const residual_full = empty + kStages;                        // [consumer][buffer]
-  int* const strip_info = reinterpret_cast<int*>(residual_full + 2 * kConsumers);  // slices, and 256 in a tile's last strip stage
+  int* const strip_info = reinterpret_cast<int*>(empty + kStages);  // slices, and 256 in a tile's last strip stage
 
   const uint32_t rank = cluster_rank();
   // Broadcast, so that the compiler knows that a warp takes one path.
@@ -151,10 +155,10 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int s = 0; s < kStages; ++s) {
       mbarrier_init(full + s, 1);
-      // The warpgroups of both CTAs: a slot receives from both producers.
-      mbarrier_init(empty + s, 2 * kConsumers * (kEveryReaderArrives ? 128 : 1));
+      // A slot receives from both producers: every thread of this CTA that reads it arrives, and one for each warpgroup of the
+      // partner, which only its wgmmas read.
+      mbarrier_init(empty + s, kConsumers * (128 + 1));
     }
-    for (int i = 0; i < 2 * kConsumers; ++i) mbarrier_init(residual_full + i, 1);
     mbarrier_init_fence();
   }
   cluster_sync();
@@ -244,20 +248,13 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
     const int consumer = warpgroup - 1;
     const int thread = threadIdx.x % 128;
     const int lane = thread % 32, warp = thread / 32;
-    char* const own_residual_chunks = residual_chunks + consumer * 2 * kChunkBytes;
-    uint64_t* const own_residual = residual_full + consumer * 2;
-    int buffer = 0;
-    uint32_t residual_phase = 0;
     float sums[BN / 2];
 
-    // One thread for each CTA of the cluster says that this warpgroup no longer reads the slot.
+    // This warpgroup no longer reads the slot. Every thread says so for itself, as it has read strip_info, to its own producer;
+    // one is enough for the partner's, which waits only for the products.
     auto release = [&](int slot) {
-      if (kEveryReaderArrives) {
-        mbarrier_arrive(empty + slot);
-        mbarrier_arrive_cluster(empty + slot, rank ^ 1);
-      } else if (thread < 2) {
-        mbarrier_arrive_cluster(empty + slot, static_cast<uint32_t>(thread));
-      }
+      mbarrier_arrive(empty + slot);
+      if (thread == 0) mbarrier_arrive_cluster(empty + slot, rank ^ 1);
     };
     auto multiply = [&](int slices, bool fresh) {
       const char* const a = ring + stage * kStageBytes + consumer * 64 * 128;
@@ -281,6 +278,8 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
     // The tile before, rounded, on its way out: its stores run beside the first products of this tile, since all CTAs come
     // to their tile's end at about the same time and the L2 takes as long for a wave of stores as for many products.
     constexpr int kStores = Fp32 ? 1 : BN / 32;  // of 32 columns, both rows of a lane
+    // Word 4 half + j of each 8: columns 2q, 2q + 1 of block j, 8 wide, in row `half` of lane q of a quad. Beside the last
+    // products it holds the residual.
     uint32_t packed[kStores * 8];
     bf16* out = nullptr;  // of this lane: its first row, its 8 columns of each 32
     int out_columns = 0;  // from there to the end of the part
@@ -293,7 +292,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
       const int columns = i % kGates * 32;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        // Lane q of a quad has columns 2q, 2q + 1 of four blocks of 8; after the exchange, all of block q.
+        // After the exchange lane q has all of block q.
         const uint4 block = exchange_in_quad(packed + i * 8 + half * 4, lane % 4);
         if (out_row[half] && columns < out_columns)
           *reinterpret_cast<uint4*>(out + half * 8 * g.ldc + columns + (i < kGates ? 0 : width)) = block;
@@ -348,18 +347,8 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
       else store(i - kRotations);
     };
 
+    Tile t = tile_of(g, min(first_work, total - 1), kTileColumns, rank);
     for (int work = first_work; work < total; work += work_step) {
-      const Tile t = tile_of(g, work, kTileColumns, rank);
-      const int row0 = t.block * kBlockRows + consumer * 64;
-      // 64 columns of the residual, two chunks ahead of their use.
-      auto load_residual = [&](int c, int to) {
-        mbarrier_arrive_expect(own_residual + to, kChunkBytes);
-        tma_load(own_residual_chunks + to * kChunkBytes, &maps.residual, own_residual + to, t.column + c * 64, row0);
-      };
-      if (kResidual && g.residual && thread == 0) {
-        load_residual(0, buffer);
-        load_residual(1, buffer ^ 1);
-      }
       int previous = -1;
       auto product = [&](bool fresh, auto&& beside) {
         mbarrier_wait(full + stage, phase);
@@ -383,14 +372,54 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
           for (int i = 0; i < kFinish; ++i) finish(i);
         }
       }
+      const int own_row = t.block * kBlockRows + consumer * 64 + warp * 16 + lane / 4, column = t.column;
+      {
+        const int from = column + lane % 4 * 8;
+        out = static_cast<bf16*>(g.out) + own_row * g.ldc + from;
+        if constexpr (Gated) act = g.act + own_row * g.ld_act + from;
+        out_columns = g.part_column[t.part + 1] - from;
+        out_row[0] = own_row < g.m;
+        out_row[1] = own_row + 8 < g.m;
+      }
+      // The residual comes as the tile goes: 16 bytes of a block, then the transpose to where the sums are.
+      auto load_residual = [&](int i) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          uint4 block = make_uint4(0, 0, 0, 0);
+          if (out_row[half] && i * 32 < out_columns)
+            block = *reinterpret_cast<const uint4*>(reinterpret_cast<const char*>(out + half * 8 * g.ldc + i * 32) + g.to_residual);
+          uint32_t* const word = packed + i * 8 + half * 4;
+          word[0] = block.x, word[1] = block.y, word[2] = block.z, word[3] = block.w;
+        }
+      };
+      auto turn_residual = [&](int i) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          uint32_t* const word = packed + i * 8 + half * 4;
+          const uint4 turned = exchange_in_quad(word, lane % 4);
+          word[0] = turned.x, word[1] = turned.y, word[2] = turned.z, word[3] = turned.w;
+        }
+      };
+      if constexpr (Residual) {
+        if (g.k_blocks - k >= 2 * kStores) {
+#pragma unroll
+          for (int i = 0; i < kStores; ++i) product(k + i == 0, [&] { load_residual(i); });
+#pragma unroll
+          for (int i = 0; i < kStores; ++i) product(false, [&] { turn_residual(i); });
+          k += 2 * kStores;
+        } else {
+#pragma unroll
+          for (int i = 0; i < kStores; ++i) load_residual(i);
+#pragma unroll
+          for (int i = 0; i < kStores; ++i) turn_residual(i);
+        }
+      }
       for (; k < g.k_blocks; ++k) product(k == 0, [] {});
       if (g.strip_parts > 0) {
         for (bool last = false; !last; advance()) {
           mbarrier_wait(full + stage, phase);
           const int info = __shfl_sync(~0u, strip_info[stage], 0);
           last = info >= 256;
-          // A stage without slices has no wgmma that would hold the slot until every warp has read its info.
-          named_barrier(1 + consumer, 128);
           multiply(info & 255, false);
           wgmma_wait<1>();
           release(previous);
@@ -399,71 +428,50 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
       }
       if constexpr (HeadDim > 0) {
         // Here, so that the loads are back before the next tile wants them.
-        rotated = g.rotated - t.column;
+        rotated = g.rotated - column;
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int r = row0 + warp * 16 + lane / 4 + half * 8;
-          position[half] = r < g.m ? __ldg(g.position + r) : 0;
-        }
+        for (int half = 0; half < 2; ++half) position[half] = out_row[half] ? __ldg(g.position + own_row + half * 8) : 0;
       }
+      // Whatever lies between this wait and the next tile's first product leaves the tensor cores idle.
+      t = tile_of(g, min(work + work_step, total - 1), kTileColumns, rank);
+      asm volatile("" : "+r"(t.block), "+r"(t.part), "+r"(t.column));
       wgmma_wait<0>();
       release(previous);
 
-      // -0 becomes +0, because a neighbour's zero strip would do that to it in one batch and not in another.
-      const int part_end = g.part_column[t.part + 1];
       const int quad = lane % 4;
       if constexpr (Fp32) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const int r = row0 + warp * 16 + lane / 4 + half * 8;
-          float* const to = static_cast<float*>(g.out) + r * g.ldc;
+          float* const to = static_cast<float*>(g.out) + (own_row + half * 8) * g.ldc + column + quad * 2;
 #pragma unroll
-          for (int j = 0; j < BN / 8; ++j) {
-            const int column = t.column + j * 8 + quad * 2;
-            if (r < g.m && column < part_end)
-              *reinterpret_cast<float2*>(to + column) =
-                  make_float2(sums[j * 4 + half * 2] + 0.0f, sums[j * 4 + half * 2 + 1] + 0.0f);
-          }
+          for (int j = 0; j < BN / 8; ++j)
+            if (out_row[half] && j * 8 + quad * 2 < out_columns + quad * 8)
+              *reinterpret_cast<float2*>(to + j * 8) = make_float2(sums[j * 4 + half * 2] + 0.0f, sums[j * 4 + half * 2 + 1] + 0.0f);
         }
       } else {
+        if (!Gated && g.bias) {
+          const int column = tile_of(g, work, kTileColumns, rank).column;  // again: held, it would cost everyone a register
 #pragma unroll
-        for (int c = 0; c < BN / 64; ++c) {
-          const char* const chunk = own_residual_chunks + buffer * kChunkBytes;
-          if (kResidual && g.residual) mbarrier_wait(own_residual + buffer, residual_phase);
+          for (int j = 0; j < BN / 8; ++j) {
+            const bool inside = j * 8 < out_columns + quad * 8;
+            const float2 bias =
+                inside ? __ldg(reinterpret_cast<const float2*>(g.bias + column + j * 8 + quad * 2)) : make_float2(0, 0);
 #pragma unroll
-          for (int j = 0; j < 8; ++j)
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-              const int inside = warp * 16 + lane / 4 + half * 8;
-              float x = sums[(c * 8 + j) * 4 + half * 2], y = sums[(c * 8 + j) * 4 + half * 2 + 1];
-              const int at = t.column + (c * 8 + j) * 8 + quad * 2;
-              if (!Gated && g.bias && at < part_end) {
-                const float2 bias = __ldg(reinterpret_cast<const float2*>(g.bias + at));
-                x += bias.x;
-                y += bias.y;
-              }
-              if (kResidual && g.residual) {
-                const __nv_bfloat162 other =
-                    *reinterpret_cast<const __nv_bfloat162*>(chunk + inside * 128 + ((j ^ (inside & 7)) << 4) + quad * 4);
-                x += __low2float(other);
-                y += __high2float(other);
-              }
-              const __nv_bfloat162 pair = __floats2bfloat162_rn(x + 0.0f, y + 0.0f);
-              packed[(c * 2 + j / 4) * 8 + half * 4 + j % 4] = *reinterpret_cast<const uint32_t*>(&pair);
-            }
-          if (kResidual && g.residual) {
-            residual_phase ^= buffer;  // a phase for both buffers: they take turns, first 0, then 1
-            named_barrier(1 + consumer, 128);
-            if (thread == 0 && c + 2 < BN / 64) load_residual(c + 2, buffer);
-            buffer ^= 1;
+            for (int e = 0; e < 4; ++e) sums[j * 4 + e] += e & 1 ? bias.y : bias.x;
           }
         }
-        const int row = row0 + warp * 16 + lane / 4;
-        out = static_cast<bf16*>(g.out) + row * g.ldc + t.column + quad * 8;
-        out_columns = part_end - t.column - quad * 8;
-        if constexpr (Gated) act = g.act + row * g.ld_act + t.column + quad * 8;
-        out_row[0] = row < g.m;
-        out_row[1] = row + 8 < g.m;
+#pragma unroll
+        for (int j = 0; j < BN / 8; ++j)
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            uint32_t& word = packed[j / 4 * 8 + half * 4 + j % 4];
+            float x = sums[j * 4 + half * 2], y = sums[j * 4 + half * 2 + 1];
+            if constexpr (Residual) {
+              x += __uint_as_float(word << 16);
+              y += __uint_as_float(word & 0xffff0000u);
+            }
+            word = pack2_positive_zero(x, y);
+          }
       }
     }
     if (!Fp32 && first_work < total) {
@@ -476,21 +484,21 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
 }
 
 #else
-template <int BN, bool KMajor, bool Fp32, bool Gated, int HeadDim>
+template <int BN, bool KMajor, bool Fp32, bool Gated, bool Residual, int HeadDim>
 __global__ void gemm_kernel(const __grid_constant__ Maps, const __grid_constant__ Arguments) {}
 #endif
 
-template <int BN, bool KMajor, bool Fp32, bool Gated = false, int HeadDim = 0>
+template <int BN, bool KMajor, bool Fp32, bool Gated = false, bool Residual = false, int HeadDim = 0>
 void launch(cudaStream_t stream, const Maps& maps, const Arguments& g, int processors) {
   static const bool ready = [] {
-    check(cudaFuncSetAttribute(gemm_kernel<BN, KMajor, Fp32, Gated, HeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+    check(cudaFuncSetAttribute(gemm_kernel<BN, KMajor, Fp32, Gated, Residual, HeadDim>, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                Ring<BN>::kSharedBytes),
           "gemm_sm90: shared memory");
     return true;
   }();
   (void)ready;
   const int clusters = std::min(processors / 2, g.pairs * g.column_tiles);
-  gemm_kernel<BN, KMajor, Fp32, Gated, HeadDim><<<2 * clusters, kThreads, Ring<BN>::kSharedBytes, stream>>>(maps, g);
+  gemm_kernel<BN, KMajor, Fp32, Gated, Residual, HeadDim><<<2 * clusters, kThreads, Ring<BN>::kSharedBytes, stream>>>(maps, g);
   check_launch("gemm_sm90");
 }
 
@@ -539,9 +547,11 @@ void launch_width(cudaStream_t stream, const Gemm& g, const Maps& maps, const Ar
   } else if (g.act) {
     if constexpr (BN != 192) launch<BN, true, false, true>(stream, maps, arguments, processors);
   } else if (g.rotation.head_dim == 128) {
-    if constexpr (BN != 192) launch<BN, true, false, false, 128>(stream, maps, arguments, processors);
+    if constexpr (BN != 192) launch<BN, true, false, false, false, 128>(stream, maps, arguments, processors);
   } else if (g.rotation.head_dim == 64) {
-    if constexpr (BN != 192) launch<BN, true, false, false, 64>(stream, maps, arguments, processors);
+    if constexpr (BN != 192) launch<BN, true, false, false, false, 64>(stream, maps, arguments, processors);
+  } else if (g.residual) {
+    launch<BN, true, false, false, true>(stream, maps, arguments, processors);
   } else if (g.b_is_k_major) {
     launch<BN, true, false>(stream, maps, arguments, processors);
   } else {
@@ -549,7 +559,7 @@ void launch_width(cudaStream_t stream, const Gemm& g, const Maps& maps, const Ar
   }
 }
 
-// What the copy engine asks of addresses; only models of odd widths fail it.
+// What the copy engine asks of addresses, and which products there is a kernel for; only models of odd widths fail it.
 bool aligned(const Gemm& g, bool by_part) {
   auto whole = [](const void* p, int64_t ld, int64_t element) {
     return reinterpret_cast<uintptr_t>(p) % 16 == 0 && ld * element % 16 == 0;
@@ -561,6 +571,7 @@ bool aligned(const Gemm& g, bool by_part) {
       if (g.part_n[p] % 8) return false;
   // Stores are 16 bytes wide.
   if (g.n % (g.out_fp32 ? 4 : 8) || (g.residual && !whole(g.residual, g.ld_residual, 2))) return false;
+  if (g.residual && (!g.b_is_k_major || g.ld_residual != g.ldc)) return false;  // no product of a step
   return g.out_fp32 ? g.b_is_k_major && !g.bias && !g.residual : true;
 }
 
@@ -606,7 +617,7 @@ void gemm_sm90(cudaStream_t stream, const Gemm& g) {
   a.chunks = g.chunks;
   a.chunk_first = g.chunk_first;
   a.bias = g.bias;
-  a.residual = g.residual != nullptr;
+  if (g.residual) a.to_residual = reinterpret_cast<const char*>(g.residual) - static_cast<const char*>(g.out);
   a.out = g.out;
   a.ldc = g.ldc;
   a.act = g.act;
@@ -626,7 +637,6 @@ void gemm_sm90(cudaStream_t stream, const Gemm& g) {
   } else {
     maps.strip = maps.home = maps.a;
   }
-  maps.residual = g.residual ? tensor_map(g.residual, 2, g.m, g.n, g.ld_residual, 64, 64) : maps.a;
   if (bn == 256) launch_width<256>(stream, g, maps, a);
   else if (bn == 192) launch_width<192>(stream, g, maps, a);
   else launch_width<128>(stream, g, maps, a);

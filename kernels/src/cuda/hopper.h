@@ -22,15 +22,6 @@ CUtensorMap tensor_map(const void* base, int element, int64_t rows, int64_t colu
 // ---- device --------------------------------------------------------------------------------------------------------------
 #ifdef __CUDACC__
 
-// The readers of a ring's slot hand it back by one arrival for a whole warp or warpgroup, after a barrier among them.
-// compute-sanitizer's racecheck sees no order in that between the reads of the threads that do not arrive themselves and the
-// slot's next write. Compiled with TLORA_EVERY_READER_ARRIVES, for that tool alone, every thread arrives for itself.
-#ifdef TLORA_EVERY_READER_ARRIVES
-constexpr bool kEveryReaderArrives = true;
-#else
-constexpr bool kEveryReaderArrives = false;
-#endif
-
 __device__ __forceinline__ uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
 __device__ __forceinline__ void mbarrier_init(uint64_t* barrier, int count) {
