@@ -797,14 +797,14 @@ class Bench {
     return l;
   }
 
-  Work cross_entropy(bool train) {
+  Work cross_entropy(bool train, bool sm90) {
     Work w;
     w.bytes = real(kHeadRows * (kVocab * (train ? 6 : 4) + 4 + 8 + 1 + (train ? 4 : 0)));
     const Loss l = loss();
     w.reset = [=, this_ = this] { this_->copy(l.logits, l.source, kHeadRows * kVocab * 4); };
     w.run = [=, this_ = this](int) {
-      cuda::cross_entropy(this_->stream_, l.logits, kVocab, kHeadRows, kVocab, l.targets, train ? l.scale : nullptr,
-                          l.loss, l.correct);
+      (sm90 ? cuda::cross_entropy_sm90 : cuda::cross_entropy)(this_->stream_, l.logits, kVocab, kHeadRows, kVocab, l.targets,
+                                                              train ? l.scale : nullptr, l.loss, l.correct);
     };
     return w;
   }
@@ -969,8 +969,14 @@ class Bench {
       }
     }
     add("head_logits", "", kHeadRows, 0, "", [=] { return head_logits(); });
-    add("cross_entropy", "train", kHeadRows, 0, "", [=] { return cross_entropy(true); });
-    add("cross_entropy", "evaluate", kHeadRows, 0, "", [=] { return cross_entropy(false); });
+    // The backend's own choice, then the kernel of any architecture.
+    const bool sm90 = sm90_ && cuda::cross_entropy_sm90_supports(kVocab);
+    for (const bool train : {true, false})
+      add("cross_entropy", train ? "train" : "evaluate", kHeadRows, 0, "", [=] { return cross_entropy(train, sm90); });
+    if (sm90) {
+      add("cross_entropy any", "train", kHeadRows, 0, "", [=] { return cross_entropy(true, false); });
+      add("cross_entropy any", "evaluate", kHeadRows, 0, "", [=] { return cross_entropy(false, false); });
+    }
     add("head_backward", "", kHeadRows, 0, "", [=] { return head_backward(); });
     for (const int32_t count : {1, 8, 16})
       add("adamw", "", 0, 0, std::to_string(count) + " x r16", [=] { return adamw(count); });

@@ -761,6 +761,10 @@ TEST(backend_head_of_32000) {
   REQUIRE_GPU();
   compare_all({head_case(64, 32000, {{0, 33, 1}})});
 }
+TEST(backend_head_of_65601) {
+  REQUIRE_GPU();
+  compare_all({head_case(64, 65601, {{0, 33, 1}})});
+}
 TEST(backend_head_isolation) {
   REQUIRE_GPU();
   bits_all({head_case(64, 331, kMixed), head_case(256, 1104, kMixed)});
