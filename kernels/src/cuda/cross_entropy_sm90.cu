@@ -1,4 +1,4 @@
-// Cross entropy of large vocabularies on Hopper: a logit is read from memory once.
+// Cross entropy of large vocabularies on Hopper: a logit is read from memory once, and reads go on during the arithmetic.
 //
 // A cluster of 8 blocks owns a row at a time, block b the columns from b · share on (share: the vocabulary's eighth, rounded
 // up to 64). The copy engine streams a block's share of its rows, pieces of 4,096 logits, through a ring in shared memory
@@ -38,7 +38,8 @@ constexpr int kSlots = 14;                   // 224 KiB of the 227 that a block 
 constexpr int kTold = 16;
 constexpr int64_t kShareUnit = 64;           // no two blocks write the same 128 bytes
 
-// Below, another kernel has enough blocks on an SM to cover its waits. From here on every share has two pieces or more.
+// Below, cross_entropy.cu needs few registers for a row and has three blocks or more on an SM. From here on every share has two
+// pieces or more.
 constexpr int64_t kLeastVocab = 65536;
 constexpr int64_t kMostVocab = int64_t{kBlocks} * kSlots * kPiece;
 constexpr int kLeastPieces = 2;
