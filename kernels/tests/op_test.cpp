@@ -148,7 +148,12 @@ Bits run_linear_backward(const Shape& shape, const Setting& setting) {
   for (int m = 0; m < s.count; ++m) lab.fill(s.parts[static_cast<size_t>(m)].y, "dy" + std::to_string(m), s.outs[m]);
   const Matrix dx = lab.poisoned(lab.tokens(), shape.a);
   lab.backend.linear_backward(lab.batch, 0, s.parts, dx);
-  lab.backend.adapter_gradients(lab.batch, 0, s.x, s.parts);
+  if (setting.threads == 1) {  // one side at a time: the same bits
+    lab.backend.adapter_gradients(lab.batch, 0, s.x, s.parts, {false, true});
+    lab.backend.adapter_gradients(lab.batch, 0, s.x, s.parts, {true, false});
+  } else {
+    lab.backend.adapter_gradients(lab.batch, 0, s.x, s.parts);
+  }
   const Bits bits = lab.rows_of(0, dx, shape.a) + lab.gradient_of(0);
   if (!setting.check) return bits;
 
@@ -476,6 +481,58 @@ Bits run_swiglu(const Shape& shape, const Setting& setting) {
 
 TEST(op_swiglu) {
   run({"swiglu", run_swiglu, swiglu_shapes()});
+}
+
+// Gate, up and down (modules 0, 1, 2) of width a on a hidden size b: gated_backward and what it leaves against the ops apart.
+Bits run_gated_backward(const Shape& shape, const Setting& setting) {
+  const int64_t width = shape.a, hidden = shape.b;
+  Bits bits[2];
+  for (const bool apart : {false, true}) {
+    Lab lab(setting.threads, shape.compute, shape.adapters, setting.sequences, {{hidden, width}, {hidden, width}, {width, hidden}});
+    lab.bf16 = shape.compute == TL_COMPUTE_BF16;
+    const int64_t n = lab.tokens(), strip_bytes = lab.backend.strip_bytes(n, lab.batch.strip_elements, lab.batch.strip_columns);
+    bool dropout = false;
+    for (const AdapterSpec& a : shape.adapters) dropout |= a.dropout > 0;
+    const auto inputs = lab.group({{"gate", width, false}, {"up", width, false}}, hidden, 0.2);
+    const auto output = lab.group({{"down", hidden, false}}, width, 0.2);
+    std::vector<LinearPart> mlp(2), down(1);
+    for (LinearPart* part : {&mlp[0], &mlp[1], &down[0]}) {
+      part->module = part == &down[0] ? 2 : static_cast<int>(part - &mlp[0]);
+      part->weight = part == &down[0] ? output[0] : inputs[static_cast<size_t>(part->module)];
+      part->strip = lab.memory(strip_bytes);
+      part->strip_grad = lab.memory(strip_bytes);
+      if (dropout) part->dropped = lab.poisoned(n, part->weight->in);
+    }
+    const Matrix x = lab.input("x", hidden), gate_up = lab.poisoned(n, 2 * width), act = lab.poisoned(n, width);
+    const Matrix h = lab.poisoned(n, hidden), dh = lab.input("dh", hidden), dact = lab.poisoned(n, width), dx = lab.poisoned(n, hidden);
+    mlp[0].y = gate_up;
+    mlp[1].y = columns(gate_up, width, lab.backend.activation_bytes());
+    lab.backend.gated_forward(lab.batch, 0, x, mlp, act);
+    down[0].y = h;
+    lab.backend.linear_forward(lab.batch, 0, act, down, nullptr);
+    down[0].y = dh;
+    lab.backend.linear_backward(lab.batch, 0, down, dact);
+    GradientSides left;
+    if (apart) {
+      lab.backend.swiglu_backward(gate_up, dact, n, width, {});
+      lab.backend.adapter_gradients(lab.batch, 0, act, down);
+    } else {
+      left = lab.backend.gated_backward(lab.batch, 0, dact, down[0], mlp);
+    }
+    lab.backend.linear_backward(lab.batch, 0, mlp, dx);
+    lab.backend.adapter_gradients(lab.batch, 0, x, mlp, left);
+    bits[apart] = lab.rows_of(0, gate_up, 2 * width) + lab.rows_of(0, dx, hidden) + lab.gradient_of(0);
+  }
+  CHECK_MSG(bits[0] == bits[1], "%s: bits differ from those of the ops apart", shape.name);
+  return bits[0];
+}
+
+TEST(op_gated_backward) {
+  run({"gated_backward", run_gated_backward,
+       {{"width 5", kOneAdapter, {{0, 1, 1}}, 5, 3},
+        {"width 45", kTwoAdapters, kMixed, 45, 24},
+        {"subsets, dropout", {{8, 5, 0.25f}, {3, 2, 0}}, kMixed, 96, 32},
+        {"bf16", {{16, 127, 0}, {3, 4, 0.5f}}, kMixed, 64, 48, 0, 0, TL_COMPUTE_BF16}}});
 }
 
 // ---- head --------------------------------------------------------------------------------------------------------------

@@ -653,7 +653,8 @@ class Bench {
     return l;
   }
 
-  Work lora_op(const std::shared_ptr<Lab>& lab, const Group& group, Side side) {
+  // sides: of gradients.
+  Work lora_op(const std::shared_ptr<Lab>& lab, const Group& group, Side side, cuda::Sides sides = {}) {
     Work w;
     const int64_t n = lab->batch.tokens;
     const double x_bytes = real(n * group.in() * 2), dy_bytes = real(n * group.out() * 2);
@@ -666,9 +667,10 @@ class Bench {
       w.bytes = dy_bytes + home_bytes(*lab, group, false, 2) + strip_bytes(*lab, group);
       w.flops = b_flops;
     } else {  // S and dS of the row's own adapter; gradients are read and written
-      w.bytes = x_bytes + dy_bytes + real(group.parts() * lab->row_columns * 4) + home_bytes(*lab, group, true, 8) +
-                home_bytes(*lab, group, false, 8);
-      w.flops = a_flops + b_flops;
+      const double strips = real(group.parts() * lab->row_columns * 2);
+      if (sides.a) w.bytes += x_bytes + strips + home_bytes(*lab, group, true, 8);
+      if (sides.b) w.bytes += dy_bytes + strips + home_bytes(*lab, group, false, 8);
+      w.flops = (sides.a ? a_flops : 0) + (sides.b ? b_flops : 0);
     }
     w.sets = std::min(sets_for(w.bytes), static_cast<int>(lab->layers));
     std::vector<LoraGroup> list;
@@ -685,7 +687,57 @@ class Bench {
       const LoraGroup& l = list[static_cast<size_t>(s)];
       if (side == Side::forward) cuda::lora_down_forward(this_->stream_, lab->tables, l);
       else if (side == Side::backward) cuda::lora_down_backward(this_->stream_, lab->tables, l);
-      else cuda::lora_gradients(this_->stream_, lab->tables, l, kSizes);
+      else cuda::lora_gradients(this_->stream_, lab->tables, l, kSizes, sides, sides);
+    };
+    return w;
+  }
+
+  // From dact, gate and up to dgate, dup, dA of down and dB of gate and up: gated_backward, or the three ops that it stands for,
+  // which move act twice and dgate and dup once more.
+  Work gated_backward(const std::shared_ptr<Lab>& lab, bool apart) {
+    Work w;
+    const int64_t n = lab->batch.tokens;
+    w.bytes = real(n * kFfn * (apart ? 9 : 5) * 2) + 3 * real(lab->row_columns * 2 + lab->rank * kFfn * 8);
+    w.flops = 3 * 2 * real(lab->row_ranks * kFfn);
+    w.sets = std::min(sets_for(w.bytes), static_cast<int>(lab->layers));
+    const int64_t wide = padded(n) * 2 * kFfn, narrow = padded(n) * kFfn;
+    const bf16 *gate_up_source = random_.take<bf16>(w.sets * wide), *dact_source = random_.take<bf16>(w.sets * narrow);
+    bf16 *gate_up = scratch_.take<bf16>(w.sets * wide), *dact = scratch_.take<bf16>(w.sets * narrow);
+    const Group &inputs = kGroups[2], &output = kGroups[3];
+    std::vector<LoraGroup> mlp, down;
+    for (int s = 0; s < w.sets; ++s) {
+      mlp.push_back(lora(*lab, inputs, s, random_.matrix(n, kHidden), gate_up_source + s * wide));
+      down.push_back(lora(*lab, output, s, dact_source + s * narrow, random_.matrix(n, kHidden)));
+      cuda::lora_down_forward(stream_, lab->tables, mlp.back());
+      cuda::lora_down_backward(stream_, lab->tables, down.back());
+      for (int p = 0; p < 2; ++p) mlp.back().part[p].dy = gate_up + s * wide + p * kFfn;
+      down.back().part[0].x = dact + s * narrow;
+    }
+    w.reset = [=, this_ = this, sets = w.sets] {
+      this_->copy(gate_up, gate_up_source, sets * wide * 2);
+      this_->copy(dact, dact_source, sets * narrow * 2);
+    };
+    w.run = [=, this_ = this](int s) {
+      const LoraGroup &of_inputs = mlp[static_cast<size_t>(s)], &of_down = down[static_cast<size_t>(s)];
+      if (apart) {
+        bf16* const d = dact + s * narrow;
+        cuda::swiglu_backward(this_->stream_, gate_up + s * wide, 2 * kFfn, d, kFfn, n, kFfn, d, kFfn);
+        cuda::lora_gradients(this_->stream_, lab->tables, of_down, kSizes, {true, false}, {true, false});
+        cuda::lora_gradients(this_->stream_, lab->tables, of_inputs, kSizes, {false, true}, {false, true});
+        return;
+      }
+      cuda::GatedBackward g;
+      g.gate_up = gate_up + s * wide;
+      g.ld_gate_up = 2 * kFfn;
+      g.dact = dact + s * narrow;
+      g.ld_dact = kFfn;
+      g.width = kFfn;
+      g.strip_gate = of_inputs.part[0].strip;
+      g.strip_up = of_inputs.part[1].strip;
+      g.strip_grad_down = of_down.part[0].strip_grad;
+      g.ld_strip = of_inputs.ld_strip;
+      g.layer = s;
+      cuda::gated_backward(this_->stream_, lab->tables, g, kSizes);
     };
     return w;
   }
@@ -951,6 +1003,14 @@ class Bench {
             if (!adapters.ranks.empty()) {
               add("lora_gradients", group.name, n, segment, adapters.name,
                   [=] { return lora_op(here(), group, Side::gradients); });
+              if (group.modules[0] == TL_DOWN_PROJ) {
+                for (const bool apart : {false, true})
+                  add("gated_backward", apart ? "apart" : "", n, segment, adapters.name,
+                      [=] { return gated_backward(here(), apart); });
+                for (const bool a : {false, true})
+                  add("lora_gradients", a ? "down A" : "down B", n, segment, adapters.name,
+                      [=] { return lora_op(here(), group, Side::gradients, {a, !a}); });
+              }
               if (gradients_only) continue;
               add("lora_down_forward", group.name, n, segment, adapters.name,
                   [=] { return lora_op(here(), group, Side::forward); });

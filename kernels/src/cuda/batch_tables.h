@@ -28,8 +28,8 @@ class BatchTables {
 
   std::vector<char> image_;
   Tables counts_;
-  int64_t position_, segments_, adapters_, adapter_segments_, walks_, row_tiles_, tiles64_, tiles128_, strip_chunks_, chunk_first_,
-      backward_chunk_first_;
+  int64_t position_, segments_, adapters_, adapter_segments_, walks_, row_tiles_, tiles64_, tiles128_, strip_chunks_,
+      chunk_first_, backward_chunk_first_;
 };
 
 }  // namespace tlora::cuda

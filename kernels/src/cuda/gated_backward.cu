@@ -10,9 +10,9 @@
 // Order of sums and rounding: those of swiglu_backward and lora_gradients, bit for bit. The tail of a sequence's last chunk is
 // zero in all three tiles (zeros in give zeros out), and rows of neighbours are never read.
 //
-// 8 warps. Warp w has columns [16 (w % 4), …) and, of the products, all ranks of gate (w < 4) or down and half the ranks of up;
-// both sums (this sequence, total) in registers, at most 24 + 24 a thread. Stage: three tiles [64, 64] and up to six strip slices,
-// 36 KiB; 3 stages, two CTAs per SM: at least 48 KiB of rows under way.
+// 8 warps. Warp w has columns [16 (w % 4), …) and, of the products, all ranks of gate (w < 4) or down and half the ranks of
+// up; both sums (this sequence, total) in registers, at most 24 + 24 a thread. Stage: three tiles [64, 64] and up to six strip
+// slices, 36 KiB; 3 stages, two CTAs per SM: at least 48 KiB of rows under way.
 #include "cuda/check.h"
 #include "cuda/kernels.h"
 #include "cuda/lora_tile.h"
@@ -32,7 +32,9 @@ constexpr uint32_t kStripsAt = kProducts * kWideBytes;
 constexpr uint32_t kStageBytes = kStripsAt + kProducts * kMostSlices * kNarrowBytes;
 constexpr uint32_t kSharedBytes = kStages * kStageBytes;
 
-__device__ __forceinline__ int module_of(int product) { return product == 2 ? TL_DOWN_PROJ : product ? TL_UP_PROJ : TL_GATE_PROJ; }
+__device__ __forceinline__ int module_of(int product) {
+  return product == 0 ? TL_GATE_PROJ : product == 1 ? TL_UP_PROJ : TL_DOWN_PROJ;
+}
 
 struct Chunk {
   int row = 0;
@@ -149,8 +151,8 @@ __device__ __forceinline__ void take_walk(unsigned char* shared, const Tables& t
       next = load_next(stage == 0 ? kStages - 1 : stage - 1);  // the stage of the chunk before, which this thread alone has read
     }
   } else {
-    // Tiles of the warp's own product: all ranks, two to a slice; of up: ranks [8 half, …) of a slice. Element i of a tile: column
-    // lane / 4 + 8 (i / 2) of the warp's 16, rank 2 (lane % 4) + i % 2 of the tile's 8.
+    // Tiles of the warp's own product: all ranks, two to a slice; of up: ranks [8 half, …) of a slice. Element i of a tile:
+    // column lane / 4 + 8 (i / 2) of the warp's 16, rank 2 (lane % 4) + i % 2 of the tile's 8.
     float own[2 * kSlices][4] = {}, total_own[2 * kSlices][4] = {};
     float both[kSlices][4] = {}, total_both[kSlices][4] = {};
     auto visit = [&](auto&& element) {

@@ -1,8 +1,9 @@
 // silu(gate) * up of one element, and its gradients: one expression for all kernels that compute it, so that they give the
 // same bits.
 //
-// sigmoid(g) = 1 / (1 + expf(-g)) with the approximate division (2 ulp of fp32, against the 2^16 ulp of the bf16 rounding
-// behind it; a denominator beyond 2^126 gives 0 where the quotient is below 2e-38). The addition is not contracted into
+// sigmoid(g) = 1 / (1 + expf(-g)) with the approximate reciprocal (1 ulp of fp32, against the 2^16 ulp of the bf16 rounding
+// behind it; a denominator beyond 2^126 gives 0 where the quotient is below 2e-38). The denominator is at least 1, so the
+// approximate division, which gives the same bits, would only add its care for small ones. The addition is not contracted into
 // expf's last multiplication, so forward and backward have one value.
 #pragma once
 
@@ -10,7 +11,11 @@
 
 namespace tlora::cuda {
 
-__device__ __forceinline__ float sigmoid(float g) { return __fdividef(1.0f, __fadd_rn(1.0f, expf(-g))); }
+__device__ __forceinline__ float sigmoid(float g) {
+  float s;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(s) : "f"(__fadd_rn(1.0f, expf(-g))));
+  return s;
+}
 
 __device__ __forceinline__ float activate(float g, float s, float u) { return g * s * u; }
 

@@ -260,6 +260,38 @@ Outputs run_gated(Stage& s, const Linears& l) {
   return outputs;
 }
 
+// From dact and the forward's gate and up to all gradients of the MLP's three linears, as the graph calls the ops. Strips
+// come from inputs of their own, so that gate, up and dact are the same numbers on every backend.
+Outputs run_mlp_backward(Stage& s, int64_t hidden, int64_t width) {
+  const Linears inputs = {TL_GATE_PROJ, hidden, {width, width}}, output = {TL_DOWN_PROJ, width, {hidden}};
+  const int64_t n = s.tokens();
+  Strips mlp = make_parts(s, inputs, s.pack(40, hidden, inputs.outs, false, 0.2));
+  Strips down = make_parts(s, output, s.pack(45, width, output.outs, false, 0.2));
+  const Held x = s.input(1, hidden), act = s.input(2, width), dh = s.input(3, hidden);
+  const Held forward = s.poisoned(n, 2 * width), h = s.poisoned(n, hidden), spare = s.poisoned(n, width);
+  set_y(s, inputs, mlp, forward.m);
+  s.backend.linear_forward(s.batch, kLayer, x.m, mlp.parts, nullptr);
+  set_y(s, output, down, h.m);
+  s.backend.linear_forward(s.batch, kLayer, act.m, down.parts, nullptr);
+  set_y(s, output, down, dh.m);
+  s.backend.linear_backward(s.batch, kLayer, down.parts, spare.m);
+
+  const Held gate_up = s.input(4, 2 * width, 6.0), dact = s.input(5, width), dx = s.poisoned(n, hidden);
+  set_y(s, inputs, mlp, gate_up.m);
+  const GradientSides left = s.backend.gated_backward(s.batch, kLayer, dact.m, down.parts[0], mlp.parts);
+  s.backend.linear_backward(s.batch, kLayer, mlp.parts, dx.m);
+  s.backend.adapter_gradients(s.batch, kLayer, x.m, mlp.parts, left);
+  Outputs outputs = {s.by_row("dgate and dup", s.read(gate_up), kOnce, kOnceRms),
+                     s.by_row("dX", s.read(dx), kAdded, kAddedRms)};
+  s.check_kept("dgate and dup", gate_up, 0, 2 * width);
+  s.check_kept("dact", dact, 0, width);
+  s.check_kept("dX", dx, 0, hidden);
+  s.check_kept("dY of down", dh, 0, 0);
+  s.check_kept("X", x, 0, 0);
+  add_gradients(s, {TL_GATE_PROJ, 0, {width, width, hidden}}, outputs);
+  return outputs;
+}
+
 Case linear_case(const std::string& name, const Linears& l, std::vector<Job> jobs, std::vector<SequenceSpec> sequences,
                  bool train = true) {
   return {"linears, " + name,   sizes_with(l.first, l.in, l.outs),           std::move(jobs),
@@ -377,6 +409,63 @@ TEST(backend_linears_odd_isolation) {
 TEST(backend_linears_dropout_isolation) {
   REQUIRE_GPU();
   bits_all(dropout_linears());
+}
+
+namespace {
+
+ModuleSizes mlp_sizes(int64_t hidden, int64_t width) {
+  ModuleSizes sizes = sizes_with(TL_GATE_PROJ, hidden, {width, width});
+  sizes.in[TL_DOWN_PROJ] = width;
+  sizes.out[TL_DOWN_PROJ] = hidden;
+  return sizes;
+}
+Case mlp_case(const std::string& name, int64_t hidden, int64_t width, std::vector<Job> jobs,
+              std::vector<SequenceSpec> sequences) {
+  return {"backward of the MLP, " + name, mlp_sizes(hidden, width), std::move(jobs), std::move(sequences),
+          [=](Stage& s) { return run_mlp_backward(s, hidden, width); }};
+}
+std::vector<Case> mlp_cases() {
+  const uint32_t gate = 1u << TL_GATE_PROJ, up = 1u << TL_UP_PROJ, down = 1u << TL_DOWN_PROJ;
+  return {
+      mlp_case("ranks 16 and 3", 256, 704, kTwoJobs, kMixed),
+      mlp_case("129 tokens", 72, 200, {{0, 32, kAll, 0}}, {{0, 129, 1}}),
+      mlp_case("subsets beside a wide one", 136, 328,
+               {{0, 20, gate | down, 0},
+                {1, 64, kAll, 0},
+                {2, 16, gate, 0},
+                {3, 16, down, 0},
+                {4, 8, 1u << TL_Q_PROJ, 0},
+                {5, 16, up, 0}},
+               {{1, 37, 11}, {0, 129, 1}, {-1, 9, 12}, {3, 64, 13}, {2, 30, 14}, {0, 1, 2}, {1, 70, 15}, {4, 40, 16},
+                {5, 3, 17}}),
+      mlp_case("dropout beside none", 72, 264, {{0, 16, kAll, 0}, {1, 3, kAll, 0.25f}}, kMixed),
+      mlp_case("dropout", 72, 264, {{0, 16, kAll, 0.3f}, {1, 3, kAll, 0}}, kMixed),
+      mlp_case("rank 200", 72, 136, {{0, 200, kAll, 0}, {1, 3, kAll, 0}}, kMixed),
+  };
+}
+
+}  // namespace
+
+TEST(backend_mlp_backward) {
+  REQUIRE_GPU();
+  compare_all(mlp_cases());
+}
+TEST(backend_mlp_backward_isolation) {
+  REQUIRE_GPU();
+  bits_all(mlp_cases());
+}
+// The kernels of any architecture are those of the ops apart.
+TEST(backend_mlp_backward_in_one_pass_or_apart) {
+  REQUIRE_GPU();
+  if (families().size() < 2) SKIP("there is one family of kernels");
+  for (const Case& c : mlp_cases()) {
+    Stage one(make_cuda(false), c.sizes, c.jobs, c.sequences), apart(make_cuda(true), c.sizes, c.jobs, c.sequences);
+    Outputs got = c.op(one), want = c.op(apart);
+    for (Outputs* outputs : {&got, &want}) outputs->erase(outputs->begin() + 1);  // dX: their GEMMs are not the same
+    for (size_t job = 0; job < c.jobs.size(); ++job)
+      CHECK_MSG(one.bits_of(got, static_cast<int>(job)) == apart.bits_of(want, static_cast<int>(job)), "%s, job %zu",
+                c.name.c_str(), job);
+  }
 }
 
 // A job's gradient of one call against that of two, cut between two of its sequences; and layer 0's, which wants no dX.
