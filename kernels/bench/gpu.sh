@@ -131,6 +131,7 @@ sanitize() {  # TOOL [STAGE TESTS]: the stage's name and the tests' folder, wher
   stage "sanitize-${2:-$1}" 200 "${tool:-compute-sanitizer}" --tool "$1" --error-exitcode 9 "${3:-$build}/test_cuda" \
     ${SANITIZE_FILTER:-cuda_embed cuda_rmsnorm_rows cuda_rope_seq cuda_swiglu cuda_cross_entropy_inf cuda_adamw_slots cuda_adapter_init \
       gemm_shapes_small gemm_strips_small gemm_isolation_small attention_odd attention_d128_gqa_4 lora_odd lora_two lora_repeats lora_parts \
+      gated_backward_few gated_backward_beside \
       backend_gated_small}
 }
 
