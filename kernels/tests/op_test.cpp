@@ -287,6 +287,12 @@ Bits run_rope(const Shape& shape, const Setting& setting) {
   const RopeTable table = rope_table(lab, lab.batch.longest, d);
   lab.backend.rope_forward(lab.batch, attention, qkv, qw, kw, kEps, table, q, k);
   lab.backend.rope_backward(lab.batch, attention, qkv, qw, kw, kEps, table, dqkv);
+  const Matrix in_place = lab.input("qkv", total), k_in_place = columns(in_place, heads * d, lab.backend.activation_bytes());
+  lab.backend.rope_forward(lab.batch, attention, in_place, qw, kw, kEps, table, in_place, k_in_place);
+  CHECK(lab.rows_of(0, in_place, heads * d) == lab.rows_of(0, q, heads * d));
+  CHECK(lab.rows_of(0, k_in_place, kv * d) == lab.rows_of(0, k, kv * d));
+  CHECK(lab.rows_of(0, columns(in_place, (heads + kv) * d, lab.backend.activation_bytes()), kv * d) ==
+        lab.rows_of(0, columns(qkv, (heads + kv) * d, lab.backend.activation_bytes()), kv * d));
   const Bits bits = lab.rows_of(0, q, heads * d) + lab.rows_of(0, k, kv * d) + lab.rows_of(0, dqkv, total);
   if (!setting.check) return bits;
 

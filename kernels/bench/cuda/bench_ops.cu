@@ -520,28 +520,34 @@ class Bench {
     return w;
   }
 
-  Work rope(const std::shared_ptr<Lab>& lab, bool backward, bool norms) {
-    Work w;
-    const int64_t n = lab->batch.tokens, positions = lab->batch.segments[0].length, rotated = kQ + kKv;
-    w.bytes = real(n * rotated * 2 * (backward && norms ? 3 : 2) + positions * kHeadDim * 4);
-    w.sets = sets_for(w.bytes);
+  // Without norms. The angles stay as long as the work does.
+  cuda::RopeArguments rope_arguments(Work& w, const Lab& lab, int64_t dim) {
     std::vector<float> cosine, sine;
-    for (int64_t t = 0; t < positions; ++t)
-      for (int64_t i = 0; i < kHeadDim / 2; ++i) {
-        const double angle = real(t) * std::pow(500000.0, -2.0 * real(i) / real(kHeadDim));
+    for (int64_t t = 0; t < lab.batch.longest; ++t)
+      for (int64_t i = 0; i < dim / 2; ++i) {
+        const double angle = real(t) * std::pow(500000.0, -2.0 * real(i) / real(dim));
         cosine.push_back(static_cast<float>(std::cos(angle)));
         sine.push_back(static_cast<float>(std::sin(angle)));
       }
     const auto c = std::make_shared<Memory<float>>(bench::upload(cosine));
     const auto s = std::make_shared<Memory<float>>(bench::upload(sine));
-    w.kept = {c, s};
+    w.kept.insert(w.kept.end(), {c, s});
     cuda::RopeArguments rope;
     rope.heads = kHeads;
     rope.kv_heads = kKvHeads;
-    rope.head_dim = kHeadDim;
+    rope.head_dim = static_cast<int32_t>(dim);
     rope.eps = kEps;
     rope.cosine = c->data();
     rope.sine = s->data();
+    return rope;
+  }
+
+  Work rope(const std::shared_ptr<Lab>& lab, bool backward, bool norms) {
+    Work w;
+    const int64_t n = lab->batch.tokens, rotated = kQ + kKv;
+    w.bytes = real(n * rotated * 2 * (backward && norms ? 3 : 2) + lab->batch.longest * kHeadDim * 4);
+    w.sets = sets_for(w.bytes);
+    cuda::RopeArguments rope = rope_arguments(w, *lab, kHeadDim);
     if (norms) {
       rope.q_norm = floats(kHeadDim, {1, 0.2f}, 9);
       rope.k_norm = floats(kHeadDim, {1, 0.2f}, 10);
@@ -567,7 +573,8 @@ class Bench {
     return w;
   }
 
-  Work attention(const std::shared_ptr<Lab>& lab, int64_t dim, bool backward) {
+  // rotated: as rotated_attention_backward.
+  Work attention(const std::shared_ptr<Lab>& lab, int64_t dim, bool backward, bool rotated = false) {
     Work w;
     const int64_t n = lab->batch.tokens, rows = padded(n), q_columns = kHeads * dim, k_columns = kKvHeads * dim;
     w.flops = (backward ? 10.0 : 4.0) * real(lab->pairs) * real(q_columns);
@@ -607,11 +614,17 @@ class Bench {
     };
     if (backward)
       for (const auto& a : list) forward(a);
+    cuda::RopeArguments rope;
+    if (rotated) {
+      rope = rope_arguments(w, *lab, dim);
+      for (auto& a : list) a.cosine = rope.cosine, a.sine = rope.sine;
+    }
     w.run = [=, this_ = this](int s) {
       const cuda::AttentionArguments& a = list[static_cast<size_t>(s)];
-      if (!backward) forward(a);
-      else if (fast) cuda::attention_backward_sm90(this_->stream_, lab->tables, a);
-      else cuda::attention_backward(this_->stream_, lab->tables, a);
+      if (!backward) return forward(a);
+      if (fast) return cuda::attention_backward_sm90(this_->stream_, lab->tables, a);
+      cuda::attention_backward(this_->stream_, lab->tables, a);
+      if (rotated) cuda::rope_backward(this_->stream_, lab->tables, rope, a.dq, a.ld_dqkv, a.dq, a.ld_dqkv);
     };
     return w;
   }
@@ -742,8 +755,9 @@ class Bench {
     return w;
   }
 
-  // As Backend::linear_forward and linear_backward: the strips, then the product with them. gated: as gated_forward.
-  Work linear(const std::shared_ptr<Lab>& lab, const Group& group, bool backward, bool gated = false) {
+  // As Backend::linear_forward and linear_backward: the strips, then the product with them. gated: as gated_forward; rotated:
+  // as rotated_forward.
+  Work linear(const std::shared_ptr<Lab>& lab, const Group& group, bool backward, bool gated = false, bool rotated = false) {
     Work w;
     const int64_t n = lab->batch.tokens, in = group.in(), out = group.out();
     const bool residual = group.residual && !backward;
@@ -753,6 +767,7 @@ class Bench {
     w.sets = sets_for(w.bytes);
     if (gated) w.bytes += real(n * kFfn * 2);
     if (lab->columns) w.sets = std::min(w.sets, static_cast<int>(lab->layers));
+    const cuda::RopeArguments rope = rotated ? rope_arguments(w, *lab, kHeadDim) : cuda::RopeArguments{};
     struct Set {
       LoraGroup lora;
       Gemm gemm;
@@ -778,6 +793,7 @@ class Bench {
         g.act = scratch_.matrix(n, kFfn);
         g.ld_act = kFfn;
       }
+      if (rotated) g.rotation = {lab->tables.position, rope.cosine, rope.sine, kHeadDim, kQ + kKv};
       if (lab->columns) {
         set.lora = lora(*lab, group, s, backward ? nullptr : input, backward ? input : nullptr);
         const cuda::Home& home = set.lora.part[0].home;
@@ -797,6 +813,12 @@ class Bench {
       if (lab->columns) {
         if (backward) cuda::lora_down_backward(this_->stream_, lab->tables, set.lora);
         else cuda::lora_down_forward(this_->stream_, lab->tables, set.lora);
+      }
+      if (rotated) {
+        this_->gemm(set.gemm);
+        if (this_->sm90_ && cuda::gemm_sm90_rotates(set.gemm)) return;
+        bf16* q = static_cast<bf16*>(set.gemm.out);
+        return cuda::rope_forward(this_->stream_, lab->tables, rope, q, kQkv, q, kQkv, q + kQ, kQkv);
       }
       if (!gated || (this_->sm90_ && cuda::gemm_sm90_gives_act(set.gemm))) return this_->gemm(set.gemm);
       Gemm g = set.gemm;
@@ -989,6 +1011,9 @@ class Bench {
           for (const bool backward : {false, true})
             add(backward ? "attention_backward" : "attention_forward", "d" + std::to_string(dim), n, segment, "",
                 [=] { return attention(lab(n, segment, none), dim, backward); });
+        for (const int64_t dim : {128, 64})
+          add("attention_backward", "d" + std::to_string(dim) + " rotated", n, segment, "",
+              [=] { return attention(lab(n, segment, none), dim, true, true); });
       }
       for (const Adapters& adapters : kAdapters) {
         std::set<int64_t> seen;
@@ -1024,6 +1049,9 @@ class Bench {
                   [=] { return linear(here(), group, backward); });
             if (group.modules[0] == TL_GATE_PROJ)
               add("gated_forward", group.name, n, segment, adapters.name, [=] { return linear(here(), group, false, true); });
+            if (group.modules[0] == TL_Q_PROJ)
+              add("rotated_forward", group.name, n, segment, adapters.name,
+                  [=] { return linear(here(), group, false, false, true); });
           }
         }
       }

@@ -296,6 +296,55 @@ TEST(attention_bits_do_not_depend_on_company) {
   }
 }
 
+// Backward that turns dq and dk back against backward and rope_backward: bit for bit, in all of dqkv. The tables have exactly
+// the positions of the longest sequence.
+TEST(attention_rotated_backward) {
+  REQUIRE_GPU();
+  const Implementation& sm90 = kImplementations[1];
+  const std::vector<std::vector<SequenceSpec>> batches = {
+      sequences_of(kLengths),
+      sequences_of({700, 1, 300, 64, 1000}),
+      {{-1, 5, kPoison}, {-1, 129, 1}, {-1, 130, kPoison + 1}, {-1, 1, 2}, {-1, 200, 3}, {-1, 61, kPoison + 2}, {-1, 64, 4}}};
+  bool any = false;
+  for (const Heads heads : {Heads{4, 1, 128}, Heads{2, 2, 128}, Heads{4, 2, 64}, Heads{8, 1, 64}})
+    for (const auto& sequences : batches) {
+      const TestBatch batch({}, sequences);
+      std::vector<float> c, s;
+      for (int64_t p = 0; p < batch.batch.longest; ++p)
+        for (int i = 0; i < heads.d / 2; ++i) {
+          const double angle = static_cast<double>(p) * std::pow(10000.0, -2.0 * i / heads.d);
+          c.push_back(static_cast<float>(std::cos(angle)));
+          s.push_back(static_cast<float>(std::sin(angle)));
+        }
+      const Buffer<float> cosine(c), sine(s);
+      Run apart(batch, heads), fused(batch, heads);
+      if (!sm90.supports(apart.a)) continue;
+      any = true;
+      apart(sm90);
+      const std::vector<bf16> rotated = apart.dqkv.memory.get();
+      cuda::RopeArguments rope;
+      rope.heads = heads.q, rope.kv_heads = heads.kv, rope.head_dim = heads.d;
+      rope.cosine = cosine.data(), rope.sine = sine.data();
+      cuda::rope_backward(nullptr, batch.tables, rope, apart.dqkv.data(), apart.dqkv.ld, apart.dqkv.data(), apart.dqkv.ld);
+      synchronize();
+      const std::vector<bf16> want = apart.dqkv.memory.get();
+      const auto equal = [](const std::vector<bf16>& x, const std::vector<bf16>& y) {
+        return std::memcmp(x.data(), y.data(), x.size() * sizeof(bf16)) == 0;
+      };
+      CHECK_MSG(!equal(rotated, want), "d %d: rope_backward does nothing", heads.d);
+      fused.a.cosine = cosine.data(), fused.a.sine = sine.data();
+      fused(sm90);
+      const std::vector<bf16> got = fused.dqkv.memory.get();
+      int64_t wrong = 0, first = 0;
+      for (size_t i = 0; i < want.size(); ++i)
+        if (std::memcmp(&got[i], &want[i], sizeof(bf16)) != 0 && wrong++ == 0) first = static_cast<int64_t>(i);
+      CHECK_MSG(wrong == 0, "heads %d:%d d %d, %d sequences: %lld elements differ, the first in row %lld, column %lld", heads.q,
+                heads.kv, heads.d, static_cast<int>(sequences.size()), static_cast<long long>(wrong),
+                static_cast<long long>(first / fused.dqkv.ld), static_cast<long long>(first % fused.dqkv.ld));
+    }
+  if (!any) SKIP("attention_sm90 wants a device of compute capability 9.0");
+}
+
 // A race would show as bits that move.
 TEST(attention_bits_repeat) {
   REQUIRE_GPU();

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <tuple>
 
 #include "cuda/bench_of_backends.h"
 #include "cuda/cuda_backend.h"
@@ -23,6 +24,7 @@ constexpr double kAdded = 1.6e-2, kAddedRms = 2e-3;
 // sum(dO * O) is of the rounded out. The CPU in TL_COMPUTE_FP32 is up to 3e-3 in the mean from TL_COMPUTE_BF16; two
 // roundings are sqrt(2) of that.
 constexpr double kAttention = 1.5e-2, kAttentionRms = 5e-3;
+constexpr double kTurned = 2e-2, kTurnedRms = 6e-3;  // dq and dk round once more behind that
 constexpr double kSums = 2e-5;     // fp32 sums of a few hundred products: 10 times what two orders differ by
 constexpr double kScalars = 1e-5;  // rstd, losses and fp32 exponentials
 constexpr double kBitsOnly = -1;
@@ -228,6 +230,16 @@ Outputs run_linears(Stage& s, const Linears& l) {
   return outputs;
 }
 
+// Rows of sequences that hold numbers, bit for bit.
+void check_same_rows(const Stage& s, const char* name, const Dense& one, const Dense& other) {
+  for (int64_t r = 0; r < one.rows; ++r) {
+    if (s.content(r) >= kBroken) continue;
+    CHECK_MSG(std::memcmp(&one.values[static_cast<size_t>(r * one.columns)], &other.values[static_cast<size_t>(r * one.columns)],
+                          static_cast<size_t>(one.columns) * 4) == 0,
+              "%srow %lld of %s", s.label.c_str(), static_cast<long long>(r), name);
+  }
+}
+
 // Gate and up with act in one op: the bits of the two ops one after the other.
 Outputs run_gated(Stage& s, const Linears& l) {
   const int64_t n = s.tokens(), width = l.outs[0];
@@ -247,16 +259,8 @@ Outputs run_gated(Stage& s, const Linears& l) {
   set_y(s, l, strips, apart.m);
   s.backend.linear_forward(s.batch, kLayer, x.m, strips.parts, nullptr);
   s.backend.swiglu_forward(apart.m, n, width, act_apart.m);
-  const Dense y_apart = s.read(apart), a_apart = s.read(act_apart);
-  for (int64_t r = 0; r < n; ++r) {
-    if (s.content(r) >= kBroken) continue;
-    const auto same = [&](const Dense& one, const Dense& other) {
-      return std::memcmp(&one.values[static_cast<size_t>(r * one.columns)], &other.values[static_cast<size_t>(r * one.columns)],
-                         static_cast<size_t>(one.columns) * 4) == 0;
-    };
-    CHECK_MSG(same(outputs[0].values, y_apart), "%srow %lld of gate and up", s.label.c_str(), static_cast<long long>(r));
-    CHECK_MSG(same(outputs[1].values, a_apart), "%srow %lld of act", s.label.c_str(), static_cast<long long>(r));
-  }
+  check_same_rows(s, "gate and up", outputs[0].values, s.read(apart));
+  check_same_rows(s, "act", outputs[1].values, s.read(act_apart));
   return outputs;
 }
 
@@ -743,6 +747,100 @@ std::vector<Case> attention_cases() {
 }
 
 }  // namespace
+
+namespace {
+
+// q, k, v with their rotary positions in one op, and attention's gradients of before the rotation in one op: the bits of the
+// two ops one after the other. Attention reads q and k as columns of qkv.
+Outputs run_rotated(Stage& s, AttentionShape shape, const Linears& l) {
+  const int64_t n = s.tokens(), d = shape.head_dim, q_columns = shape.heads * d, k_columns = shape.kv_heads * d;
+  const int64_t total = q_columns + 2 * k_columns, element = s.backend.activation_bytes();
+  const RopeTable table = rope_table(s, d);
+  const auto weights = s.pack(40, l.in, l.outs, l.bias, 0.2);
+  const Held x = s.input(1, l.in);
+  Strips strips = make_parts(s, l, weights);
+  const Held made = s.poisoned(n, total);
+  set_y(s, l, strips, made.m);
+  s.backend.rotated_forward(s.batch, kLayer, x.m, strips.parts, shape, table);
+  s.check_kept("rotated q, k and v", made, 0, total);
+  s.check_kept("X", x, 0, 0);
+  const Dense rotated = s.read(made);
+
+  const Held raw = s.poisoned(n, total), q_apart = s.poisoned(n, q_columns), k_apart = s.poisoned(n, k_columns);
+  set_y(s, l, strips, raw.m);
+  s.backend.linear_forward(s.batch, kLayer, x.m, strips.parts, nullptr);
+  s.backend.rope_forward(s.batch, shape, raw.m, nullptr, nullptr, kEps, table, q_apart.m, k_apart.m);
+  Dense apart = s.read(raw);
+  const Dense q_values = s.read(q_apart), k_values = s.read(k_apart);
+  for (int64_t r = 0; r < n; ++r) {
+    for (int64_t c = 0; c < q_columns; ++c) apart.at(r, c) = q_values.at(r, c);
+    for (int64_t c = 0; c < k_columns; ++c) apart.at(r, q_columns + c) = k_values.at(r, c);
+  }
+  check_same_rows(s, "rotated q, k and v", rotated, apart);
+  Outputs outputs = {s.by_row("rotated q, k and v", rotated, kAdded, kAddedRms)};
+
+  // Inputs that are the same on both backends.
+  const Dense q_scaled = s.values(5, q_columns, 4.0), rest = s.values(6, 2 * k_columns);
+  Dense all(n, total);
+  for (int64_t r = 0; r < n; ++r)
+    for (int64_t c = 0; c < total; ++c) all.at(r, c) = c < q_columns ? q_scaled.at(r, c) : rest.at(r, c - q_columns);
+  const Held qkv = s.matrix(all), dout = s.input(7, q_columns), out = s.poisoned(n, q_columns);
+  const Held grads = s.poisoned(n, total), grads_apart = s.poisoned(n, total);
+  const Matrix k = columns(qkv.m, q_columns, element), v = columns(qkv.m, q_columns + k_columns, element);
+  float* const lse = s.array<float>(n * shape.heads);
+  void* const scratch = s.memory(s.backend.attention_scratch_bytes(
+      shape, n, static_cast<int64_t>(s.batch.segments.size()), s.batch.longest, true));
+  s.backend.attention_forward(s.batch, shape, qkv.m, k, v, out.m, lse, scratch);
+  s.backend.rotated_attention_backward(s.batch, shape, qkv.m, k, v, out.m, lse, dout.m, table, grads.m, scratch);
+  s.backend.attention_backward(s.batch, shape, qkv.m, k, v, out.m, lse, dout.m, grads_apart.m, scratch);
+  s.backend.rope_backward(s.batch, shape, grads_apart.m, nullptr, nullptr, kEps, table, grads_apart.m);
+  s.check_kept("dqkv", grads, 0, total);
+  for (const Held* input : {&qkv, &dout}) s.check_kept("an input of attention", *input, 0, 0);
+  const Dense turned = s.read(grads);
+  check_same_rows(s, "dqkv", turned, s.read(grads_apart));
+  outputs.push_back(s.by_row("out", s.read(out), kAttention, kAttentionRms));
+  for (const auto& [name, first, count] : {std::tuple<const char*, int64_t, int64_t>{"dq", 0, q_columns},
+                                           {"dk", q_columns, k_columns},
+                                           {"dv", q_columns + k_columns, k_columns}}) {
+    Dense part(n, count);
+    for (int64_t r = 0; r < n; ++r)
+      for (int64_t c = 0; c < count; ++c) part.at(r, c) = turned.at(r, first + c);
+    outputs.push_back(s.by_row(name, part, kTurned, kTurnedRms, 1e-2));
+  }
+  return outputs;
+}
+
+Case rotated_case(AttentionShape shape, int64_t in, bool bias, std::vector<Job> jobs, std::vector<SequenceSpec> sequences) {
+  const int64_t k_columns = shape.kv_heads * shape.head_dim;
+  const Linears l = {TL_Q_PROJ, in, {shape.heads * shape.head_dim, k_columns, k_columns}, bias};
+  return {"rotated " + std::to_string(shape.heads) + ":" + std::to_string(shape.kv_heads) + " heads of " +
+              std::to_string(shape.head_dim),
+          sizes_with(l.first, l.in, l.outs), std::move(jobs), std::move(sequences),
+          [shape, l](Stage& s) { return run_rotated(s, shape, l); }};
+}
+
+// Of the last three, no family of kernels does both at once.
+std::vector<Case> rotated_cases() {
+  return {rotated_case({4, 2, 128}, 320, true, kTwoJobs, kMixed),
+          rotated_case({8, 1, 128}, 1100, false, {{0, 64, kAll, 0}, {1, 200, kQv, 0}}, kMixed),
+          rotated_case({4, 4, 64}, 256, false, {{0, 16, kAll, 0.2f}, {1, 3, kAll, 0}}, kMixed),
+          rotated_case({9, 3, 64}, 200, true, kTwoJobs, {{0, 129, 1}, {-1, 30, 12}, {1, 300, 13}, {0, 1, 2}}),
+          rotated_case({14, 2, 64}, 1100, true, kOneJob, {{0, 1, 1}}),
+          rotated_case({8, 2, 32}, 96, false, kTwoJobs, kMixed),
+          rotated_case({4, 2, 20}, 100, true, kTwoJobs, kMixed),
+          rotated_case({8, 1, 8}, 33, false, kOneJob, {{0, 127, 1}})};
+}
+
+}  // namespace
+
+TEST(backend_rotated) {
+  REQUIRE_GPU();
+  compare_all(rotated_cases());
+}
+TEST(backend_rotated_isolation) {
+  REQUIRE_GPU();
+  bits_all(rotated_cases());
+}
 
 TEST(backend_attention) {
   REQUIRE_GPU();

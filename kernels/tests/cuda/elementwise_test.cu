@@ -234,6 +234,20 @@ TEST(cuda_rope) {
     check_kept(name + " q", q_before, q, [&](int64_t r, int64_t col) { return r < n && col < c.heads * d; });
     check_kept(name + " k", k_before, k, [&](int64_t r, int64_t col) { return r < n && col < c.kv_heads * d; });
     check_kept(name + " dqkv", d_before, dqkv, [&](int64_t r, int64_t col) { return r < n && col < total * d; });
+    BfMatrix in_place = batch.random(31, width);
+    const std::vector<bf16> raw = in_place.memory.get();
+    bf16* const own = in_place.data();
+    cuda::rope_forward(nullptr, batch.tables, rope.arguments, own, in_place.ld, own, in_place.ld, own + c.heads * d, in_place.ld);
+    synchronize();
+    check_kept(name + " in place", raw, in_place, [&](int64_t r, int64_t col) { return r < n && col < total * d; });
+    const std::vector<float> rotated = in_place.get(), q_apart = q.get(), k_apart = k.get();
+    int64_t differ = 0;
+    for (int64_t r = 0; r < n; ++r)
+      for (int64_t col = 0; col < total * d; ++col)
+        differ += rotated[static_cast<size_t>(r * in_place.ld + col)] !=
+                  (col < c.heads * d ? q_apart[static_cast<size_t>(r * q.ld + col)]
+                                     : k_apart[static_cast<size_t>(r * k.ld + col - c.heads * d)]);
+    CHECK_MSG(differ == 0, "%s in place: %lld elements differ", name.c_str(), static_cast<long long>(differ));
     const std::vector<float> hq = q.get(), hk = k.get(), hd = dqkv.get();
     Elements forward, backward;
     for (const Segment& s : batch.batch.segments)

@@ -2,6 +2,7 @@
 // row may show its neighbours, its place, m, or where its adapter lies. Whatever is not an operand is NaN (or huge,
 // where the contract says finite), and every element of `out` that is not a result must keep its poison.
 #include <algorithm>
+#include <cmath>
 #include <set>
 
 #include "cuda/cublaslt.h"
@@ -524,6 +525,142 @@ TEST(gemm_rows_do_not_know_m) {
       CHECK_MSG(a.rows_of(3) == c.rows_of(3), "%s %s", kernel.name, a.describe().c_str());
     }
   });
+}
+
+// ---- q and k with their rotary positions ----------------------------------------------------------------------------
+
+// All bytes of `out`, poison included.
+std::string bytes_of(const Gemm& g) {
+  std::string bytes(static_cast<size_t>(g.padded_rows * g.ldc) * 2, '\0');
+  cuda::check(cudaMemcpy(bytes.data(), g.out, bytes.size(), cudaMemcpyDeviceToHost), "cudaMemcpy");
+  return bytes;
+}
+
+// Angles of exactly the positions that the batch has.
+struct Angles {
+  Angles(int64_t positions, int64_t head_dim) {
+    std::vector<float> c, s;
+    for (int64_t p = 0; p < positions; ++p)
+      for (int64_t i = 0; i < head_dim / 2; ++i) {
+        const double angle =
+            static_cast<double>(p) * std::pow(10000.0, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+        c.push_back(static_cast<float>(std::cos(angle)));
+        s.push_back(static_cast<float>(std::sin(angle)));
+      }
+    cosine = Buffer<float>(c);
+    sine = Buffer<float>(s);
+  }
+  Buffer<float> cosine, sine;
+};
+
+// The product that rotates, against the product and rope_forward in its place: bit for bit, in all of `out`.
+void rotated(const Setup& setup, int32_t head_dim) {
+  const Kernel kernel = kKernels[1];
+  Case apart(setup), fused(setup);
+  const std::string name = fused.describe() + " heads of " + std::to_string(head_dim);
+  const Angles angles(apart.batch.batch.longest, head_dim);
+
+  apart.run(kernel);
+  const std::string raw = bytes_of(apart.gemm);
+  cuda::RopeArguments rope;
+  rope.heads = static_cast<int32_t>(setup.part_n[0] / head_dim);
+  rope.kv_heads = static_cast<int32_t>(setup.part_n[1] / head_dim);
+  rope.head_dim = head_dim;
+  rope.cosine = angles.cosine.data();
+  rope.sine = angles.sine.data();
+  bf16* const q = static_cast<bf16*>(apart.gemm.out);
+  cuda::rope_forward(nullptr, apart.batch.tables, rope, q, apart.gemm.ldc, q, apart.gemm.ldc, q + setup.part_n[0], apart.gemm.ldc);
+  synchronize();
+  const std::string want = bytes_of(apart.gemm);
+  CHECK_MSG((want != raw) == (apart.batch.batch.longest > 1), "%s: the rotation does nothing", name.c_str());
+
+  fused.gemm.rotation = {fused.batch.tables.position, angles.cosine.data(), angles.sine.data(), head_dim,
+                         static_cast<int32_t>(setup.part_n[0] + setup.part_n[1])};
+  REQUIRE_MSG(cuda::gemm_sm90_rotates(fused.gemm), "%s", name.c_str());
+  for (int repeat = 0; repeat < 2; ++repeat) {
+    fused.run(kernel);
+    const std::string got = bytes_of(fused.gemm);
+    size_t wrong = 0, first = 0;
+    for (size_t i = 0; i < want.size(); ++i)
+      if (got[i] != want[i] && wrong++ == 0) first = i / 2;
+    CHECK_MSG(wrong == 0, "%s: %zu bytes differ, the first in row %lld, column %lld", name.c_str(), wrong,
+              static_cast<long long>(first) / static_cast<long long>(fused.gemm.ldc),
+              static_cast<long long>(first) % static_cast<long long>(fused.gemm.ldc));
+  }
+}
+
+Setup qkv(std::vector<int64_t> part_n, int64_t k, std::vector<SequenceSpec> sequences) {
+  Setup s = plain(0, part_n[0] + part_n[1] + part_n[2], k, true);
+  s.part_n = std::move(part_n);
+  s.sequences = std::move(sequences);
+  return s;
+}
+
+// Short products, whose tiles are finished before the next begins, and long ones; strips, so that tiles begin where parts do
+// and hang over their ends.
+TEST(gemm_rotated) {
+  REQUIRE_GPU();
+  if (!is_sm90()) SKIP("gemm_sm90 wants a device of compute capability 9.0");
+  struct Shape {
+    int32_t head_dim;
+    std::vector<int64_t> part_n;
+  };
+  for (const Shape& shape : {Shape{128, {1024, 256, 256}}, {128, {640, 128, 128}}, {128, {384, 384, 384}}, {64, {576, 192, 192}},
+                             {64, {896, 128, 128}}, {64, {64, 64, 64}}})
+    for (const int64_t k : {70, 576, 1100}) {
+      Setup strips = many_adapters(true, shape.part_n, 0, k);
+      rotated(strips, shape.head_dim);
+      strips.bias = true;
+      strips.sequences.push_back({3, 77, kHostile});
+      strips.sequences.push_back({-1, 30, kHostile + 1});
+      rotated(strips, shape.head_dim);
+      Setup bare = qkv(shape.part_n, k, {{-1, 1, 1}, {-1, 127, 2}, {-1, 1, 3}, {-1, 200, 4}});
+      bare.bias = k == 576;
+      rotated(bare, shape.head_dim);
+      rotated(qkv(shape.part_n, k, {{-1, 1, 1}}), shape.head_dim);
+    }
+}
+
+// So many tiles that a CTA has several: a tile turns beside the products of the next. On a device of 132 multiprocessors the
+// first shape of a pair has tiles of 256 columns, the second of 128; those with strips of 256.
+TEST(gemm_rotated_many_tiles) {
+  REQUIRE_GPU();
+  if (!is_sm90()) SKIP("gemm_sm90 wants a device of compute capability 9.0");
+  const std::vector<SequenceSpec> many = {{-1, 1000, 1}, {-1, 3, 2}, {-1, 900, 3}, {-1, 100, 4}},
+                                  fewer = {{-1, 700, 1}, {-1, 129, 2}, {-1, 671, 3}};
+  for (const int64_t k : {320, 1100}) {
+    rotated(qkv({4096, 1024, 1024}, k, many), 128);
+    rotated(qkv({2048, 512, 512}, k, fewer), 128);
+    rotated(qkv({4032, 1024, 1024}, k, many), 64);
+    rotated(qkv({2048, 512, 512}, k, fewer), 64);
+    // q's last tile and k's hang over; v's tiles are not rotated.
+    Setup strips = many_adapters(true, {3712, 896, 896}, 0, k);
+    strips.sequences.push_back({5, 900, 11});
+    strips.sequences.push_back({-1, 500, 12});
+    rotated(strips, 128);
+    rotated(strips, 64);
+  }
+}
+
+TEST(gemm_rotates_whole_heads_only) {
+  const float* const angles = reinterpret_cast<const float*>(uintptr_t{256});
+  Gemm g;
+  g.m = 10, g.n = 1024, g.k = 256, g.lda = g.ldb = 256, g.ldc = 1024;
+  g.parts = 3, g.part_n[0] = 512, g.part_n[1] = 256, g.part_n[2] = 256;
+  g.rotation = {nullptr, angles, angles, 128, 768};
+  CHECK(cuda::gemm_sm90_rotates(g));
+  const auto refused = [&](auto&& change) {
+    Gemm other = g;
+    change(other);
+    return !cuda::gemm_sm90_rotates(other);
+  };
+  CHECK(refused([](Gemm& o) { o.rotation = {}; }));
+  CHECK(refused([](Gemm& o) { o.rotation.head_dim = 32; }));
+  CHECK(refused([](Gemm& o) { o.rotation.head_dim = 96; }));
+  CHECK(refused([](Gemm& o) { o.part_n[0] = 448, o.part_n[1] = 320; }));
+  CHECK(refused([](Gemm& o) { o.b_is_k_major = false; }));
+  CHECK(refused([](Gemm& o) { o.out_fp32 = true; }));
+  CHECK(refused([](Gemm& o) { o.residual = reinterpret_cast<const bf16*>(uintptr_t{256}); }));
 }
 
 // The baseline of the bench computes the same product.
