@@ -315,36 +315,28 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
       }
     };
 
-    // 8 columns of the lower half of every head of that tile, with their partners. The angles are loaded once for all heads.
-    constexpr int kRotations = HeadDim / 16;
-    auto rotate_block = [&](int block) {
+    // A step turns 8 columns of the lower half of every head of that tile, and their partners, in one of a lane's rows: few
+    // enough that one trip to the L2 for the angles is over before the product beside it. Without branches, so that steps that
+    // follow each other may overlap.
+    constexpr int kRotations = HeadDim / 8;
+    auto rotate_step = [&](int i) {
       if constexpr (HeadDim > 0) {
-        if (rotated <= 0) return;
+        const int block = i / 2, half = i % 2;
+        const int64_t at = static_cast<int64_t>(position[half]) * (HeadDim / 2) + block * 8 + lane % 4 * 2;
+        const float2 cosine = __ldg(reinterpret_cast<const float2*>(g.cosine + at));
+        const float2 sine = __ldg(reinterpret_cast<const float2*>(g.sine + at));
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int64_t at = static_cast<int64_t>(position[half]) * (HeadDim / 2) + block * 8 + lane % 4 * 2;
-          const float2 cosine = __ldg(reinterpret_cast<const float2*>(g.cosine + at));
-          const float2 sine = __ldg(reinterpret_cast<const float2*>(g.sine + at));
-#pragma unroll
-          for (int first = 0; first < BN; first += HeadDim) {
-            if (first >= rotated) continue;
-            uint32_t& lows = packed[(first / 32 + block / 4) * 8 + half * 4 + block % 4];
-            uint32_t& highs = packed[(first / 32 + HeadDim / 64 + block / 4) * 8 + half * 4 + block % 4];
-            float low[2] = {__uint_as_float(lows << 16), __uint_as_float(lows & 0xffff0000u)};
-            float high[2] = {__uint_as_float(highs << 16), __uint_as_float(highs & 0xffff0000u)};
-            rotate(low[0], high[0], cosine.x, sine.x);
-            rotate(low[1], high[1], cosine.y, sine.y);
-            lows = pack2(low[0], low[1]);
-            highs = pack2(high[0], high[1]);
-          }
+        for (int first = 0; first < BN; first += HeadDim) {
+          uint32_t& lows = packed[(first / 32 + block / 4) * 8 + half * 4 + block % 4];
+          uint32_t& highs = packed[(first / 32 + HeadDim / 64 + block / 4) * 8 + half * 4 + block % 4];
+          float low[2] = {__uint_as_float(lows << 16), __uint_as_float(lows & 0xffff0000u)};
+          float high[2] = {__uint_as_float(highs << 16), __uint_as_float(highs & 0xffff0000u)};
+          rotate(low[0], high[0], cosine.x, sine.x);
+          rotate(low[1], high[1], cosine.y, sine.y);
+          lows = first < rotated ? pack2(low[0], low[1]) : lows;
+          highs = first < rotated ? pack2(high[0], high[1]) : highs;
         }
       }
-    };
-    // What is left of the tile before, in steps that go beside a product each.
-    constexpr int kFinish = kRotations + kStores;
-    auto finish = [&](int i) {
-      if (i < kRotations) rotate_block(i);
-      else store(i - kRotations);
     };
 
     Tile t = tile_of(g, min(first_work, total - 1), kTileColumns, rank);
@@ -363,13 +355,22 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
       };
       int k = 0;
       if (!Fp32 && work != first_work) {
-        if (g.k_blocks >= kFinish) {
+        if constexpr (HeadDim > 0) {
+          if (g.k_blocks >= kRotations + kStores) {
 #pragma unroll
-          for (int i = 0; i < kFinish; ++i) product(i == 0, [&] { finish(i); });
-          k = kFinish;
+            for (int i = 0; i < kRotations; ++i) product(i == 0, [&] { rotate_step(i); });
+            k = kRotations;
+          } else {
+#pragma unroll
+            for (int i = 0; i < kRotations; ++i) rotate_step(i);
+          }
+        }
+        if (g.k_blocks >= kStores) {
+#pragma unroll
+          for (int i = 0; i < kStores; ++i, ++k) product(k == 0, [&] { store(i); });
         } else {
 #pragma unroll
-          for (int i = 0; i < kFinish; ++i) finish(i);
+          for (int i = 0; i < kStores; ++i) store(i);
         }
       }
       const int own_row = t.block * kBlockRows + consumer * 64 + warp * 16 + lane / 4, column = t.column;
@@ -476,7 +477,9 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
     }
     if (!Fp32 && first_work < total) {
 #pragma unroll
-      for (int i = 0; i < kFinish; ++i) finish(i);
+      for (int i = 0; i < kRotations; ++i) rotate_step(i);
+#pragma unroll
+      for (int i = 0; i < kStores; ++i) store(i);
     }
   }
   // The partner may still send into this CTA's slots or arrive on its barriers.

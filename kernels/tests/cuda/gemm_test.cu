@@ -569,7 +569,8 @@ void rotated(const Setup& setup, int32_t head_dim) {
   rope.cosine = angles.cosine.data();
   rope.sine = angles.sine.data();
   bf16* const q = static_cast<bf16*>(apart.gemm.out);
-  cuda::rope_forward(nullptr, apart.batch.tables, rope, q, apart.gemm.ldc, q, apart.gemm.ldc, q + setup.part_n[0], apart.gemm.ldc);
+  const int64_t ld = apart.gemm.ldc;
+  cuda::rope_forward(nullptr, apart.batch.tables, rope, q, ld, q, ld, q + setup.part_n[0], ld);
   synchronize();
   const std::string want = bytes_of(apart.gemm);
   CHECK_MSG((want != raw) == (apart.batch.batch.longest > 1), "%s: the rotation does nothing", name.c_str());
@@ -628,7 +629,7 @@ TEST(gemm_rotated_many_tiles) {
   if (!is_sm90()) SKIP("gemm_sm90 wants a device of compute capability 9.0");
   const std::vector<SequenceSpec> many = {{-1, 1000, 1}, {-1, 3, 2}, {-1, 900, 3}, {-1, 100, 4}},
                                   fewer = {{-1, 700, 1}, {-1, 129, 2}, {-1, 671, 3}};
-  for (const int64_t k : {320, 1100}) {
+  for (const int64_t k : {320, 1100, 1600}) {
     rotated(qkv({4096, 1024, 1024}, k, many), 128);
     rotated(qkv({2048, 512, 512}, k, fewer), 128);
     rotated(qkv({4032, 1024, 1024}, k, many), 64);
