@@ -156,17 +156,18 @@ def main():
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--lengths", default="512,301,129,64")
     parser.add_argument("--chats", help="file of token ids, a chat a line (curve_tokens.py): compared too")
+    parser.add_argument("--chat-lengths", default=",".join(["512"] * 16))
     parser.add_argument("--out")
     args = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
 
     with tempfile.TemporaryDirectory() as folder:
         config = save_model(args.shape, folder)
-        lengths = [int(n) for n in args.lengths.split(",")]
+        lengths, chat_lengths = ([int(n) for n in text.split(",")] for text in (args.lengths, args.chat_lengths))
         result = {"shape": args.shape, "backend": args.backend,
                   **compare(args, folder, *with_targets(random_sequences(config.vocab_size, lengths)))}
         if args.chats:
-            result["chats"] = compare(args, folder, *with_targets(chat_sequences(args.chats, lengths)))
+            result["chats"] = compare(args, folder, *with_targets(chat_sequences(args.chats, chat_lengths)))
     if args.out:
         with open(args.out, "w") as file:
             json.dump(result, file, indent=1)

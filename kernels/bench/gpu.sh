@@ -5,12 +5,12 @@
 #
 #   build     make cuda, build/bench_gpu                steps     tok/s and memory, Llama-3-8B and Qwen3-8B shapes
 #   test      build/test_cuda                           latency   a job joins; an adapter is swapped
-#   sanitize  memcheck and racecheck on small cases;    bits      isolation on 8B shapes
-#             racecheck once more on a build for it
+#   sanitize  memcheck and racecheck on small cases     bits      isolation on 8B shapes
 #   gemm      what back-to-back GEMMs sustain           memory    estimates against the driver; refusal
 #   ops       every op beside the copy and GEMM rates   profile   the share of each op in a step
 #   peers     PEFT, torch.compile, mLoRA's way          peft      loss and gradients against PEFT
-#   curve     200 steps against the CPU backend         report    merges only
+#   curve     200 steps against the CPU backend         service   the demo and tests/isolation on this GPU, with Deno
+#   report    merges only
 #   steps-llama, steps-qwen: one of the two;            all: everything
 #
 # -o  where gpu.json, gpu.md and gpu.log go (default $OUT, else bench/results); the gpu.json of bench/results is the start, so
@@ -18,7 +18,7 @@
 # -c  the commit measured (default: git's)
 # -m  where the random models go (default: memory if it has room, else the temporary folder)
 #
-# Environment: PYTHON, MAKE_JOBS, STEPS (timed steps), SANITIZE_FILTER (parts of tests' names), GEMM and PEERS (options
+# Environment: PYTHON, DENO, MAKE_JOBS, STEPS (timed steps), SANITIZE_FILTER (parts of tests' names), GEMM and PEERS (options
 # of bench_gemm and peers.py), LIMIT_<STAGE> (seconds). Every stage has a time limit, writes its own file
 # first, and may fail without stopping the next; the exit status is 1 when one did.
 set -u
@@ -37,7 +37,7 @@ while getopts o:c:m: option; do
 done
 shift $((OPTIND - 1))
 [ $# -gt 0 ] || { sed -n '2,25s/^# \{0,1\}//p' "$0"; exit 2; }
-[ "$*" = all ] && set -- build test gemm ops profile steps latency bits memory peers peft curve sanitize
+[ "$*" = all ] && set -- build test gemm ops profile steps latency bits memory peers peft curve service sanitize
 
 work=$build/gpu
 mkdir -p "$work" "$out"
@@ -117,6 +117,8 @@ bench_qwen() {
     --configs "8 mixed,of 2048" --sustained-tflops "$("$python" "$bench/report.py" --base "$bench/results/gpu.json" --work "$work" --sustained)"
 }
 
+chats() { "$python" "$bench/curve_tokens.py" > "$work/tokens.txt"; }
+
 profile() {  # the share of each op in a step
   model llama3-8b || return
   TLORA_CUDA_PROFILE=$work/profile.json stage profile 90 "$build/bench_gpu" steps --model "$models/tlora-llama3-8b" --name profiled --out "$work" --steps 3 \
@@ -124,11 +126,11 @@ profile() {  # the share of each op in a step
   rm -f "$work/steps-profiled.json"
 }
 
-sanitize() {  # TOOL [STAGE TESTS]: the stage's name and the tests' folder, where they are not the tool's and the build's own
+sanitize() {  # TOOL
   local tool
   tool=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer /usr/local/cuda/compute-sanitizer/compute-sanitizer 2>/dev/null | head -n 1)
   # The small cases of every family of kernels.
-  stage "sanitize-${2:-$1}" 200 "${tool:-compute-sanitizer}" --tool "$1" --error-exitcode 9 "${3:-$build}/test_cuda" \
+  stage "sanitize-$1" 300 "${tool:-compute-sanitizer}" --tool "$1" --error-exitcode 9 "$build/test_cuda" \
     ${SANITIZE_FILTER:-cuda_embed cuda_rmsnorm_rows cuda_rope_seq cuda_swiglu cuda_cross_entropy_inf cuda_adamw_slots cuda_adapter_init \
       gemm_shapes_small gemm_strips_small gemm_isolation_small attention_odd attention_d128_gqa_4 lora_odd lora_two lora_repeats lora_parts \
       gated_backward_few gated_backward_beside \
@@ -151,10 +153,7 @@ for name in "$@"; do
     test) stage test 240 sh -c "cd '$kernels/tests' && '$build/test_cuda'" ;;
     sanitize)
       sanitize memcheck
-      sanitize racecheck
-      # Where every reader of a slot arrives for itself (src/cuda/hopper.h): what is left there is no known limit of the tool.
-      make -s -C "$kernels" -j"${MAKE_JOBS:-$(nproc)}" BUILD=build/racecheck CUDA_DEFINES=-DTLORA_EVERY_READER_ARRIVES \
-        build/racecheck/test_cuda > "$work/racecheck-build.txt" 2>&1 && sanitize racecheck racecheck-arrivals "$build/racecheck" ;;
+      sanitize racecheck ;;
     ops) stage ops 90 "$build/bench_cuda_ops" ${OPS:---quick} --json "$work/ops.json" ;;
     profile) profile ;;
     gemm) stage gemm 90 "$build/bench_gemm" ${GEMM:---quick} --json "$work/gemm.json" ;;
@@ -164,9 +163,15 @@ for name in "$@"; do
       [ "$name" = steps ] && bench_qwen ;;
     steps-qwen) bench_qwen ;;
     peers) stage peers 540 "$python" "$bench/peers.py" --quick --out "$work/peers.json" ${PEERS:-} ;;
-    peft) stage peft 180 "$python" "$bench/compare_peft.py" --library "$build/libtlora.so" --out "$work/peft.json" ;;
+    peft)
+      chats
+      stage peft 180 "$python" "$bench/compare_peft.py" --library "$build/libtlora.so" --chats "$work/tokens.txt" --out "$work/peft.json" ;;
+    service)
+      tests=$(cd "$kernels/.." && pwd)/tests
+      stage demo 240 "${DENO:-deno}" run --cached-only -A "$tests/demo/main.ts" --device cuda:0
+      stage isolation 300 "${DENO:-deno}" run --cached-only -A "$tests/isolation/verify.ts" --device cuda:0 ;;
     curve)
-      "$python" "$bench/curve_tokens.py" > "$work/tokens.txt"
+      chats
       stage curve 90 "$build/bench_gpu" curve --model "$kernels/../tests/demo/base-model" --tokens "$work/tokens.txt" --out "$work" ;;
     report) report ;;
     *) echo "unknown stage: $name" >&2; exit 2 ;;
