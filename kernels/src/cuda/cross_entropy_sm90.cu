@@ -277,8 +277,7 @@ __device__ __forceinline__ void gradients(const CrossEntropy& c, const Work& w, 
 
 #endif
 
-__global__ void __cluster_dims__(kBlocks, 1, 1) __launch_bounds__(kThreads, 1)
-    ring_kernel(const __grid_constant__ CrossEntropy c, const __grid_constant__ int64_t n, const __grid_constant__ int share) {
+__global__ void __launch_bounds__(kThreads, 1) ring_kernel(CrossEntropy c, int64_t n, int share) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   Memory& m = *reinterpret_cast<Memory*>(cross_entropy_memory);
   const int thread = static_cast<int>(threadIdx.x);
@@ -309,6 +308,23 @@ __global__ void __cluster_dims__(kBlocks, 1, 1) __launch_bounds__(kThreads, 1)
 #endif
 }
 
+struct Launch {
+  cudaLaunchAttribute attribute{};
+  cudaLaunchConfig_t config{};
+  Launch(int64_t clusters, cudaStream_t stream) {
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = kBlocks;
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    config.gridDim = dim3(static_cast<unsigned>(clusters * kBlocks));
+    config.blockDim = dim3(kThreads);
+    config.dynamicSmemBytes = sizeof(Memory);
+    config.stream = stream;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+  }
+  Launch(const Launch&) = delete;  // config points to attribute
+};
+
 // How many clusters the current device runs at once, asked once for each device; 0 without compute capability 9.0.
 int resident_clusters() {
   constexpr int kDevices = 64;
@@ -322,17 +338,8 @@ int resident_clusters() {
   if (major == 9 && minor == 0) {
     check(cudaFuncSetAttribute(ring_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Memory)),
           "cross_entropy_sm90: shared memory");
-    cudaLaunchAttribute attribute{};
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = kBlocks;
-    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(kBlocks);
-    config.blockDim = dim3(kThreads);
-    config.dynamicSmemBytes = sizeof(Memory);
-    config.attrs = &attribute;
-    config.numAttrs = 1;
-    check(cudaOccupancyMaxActiveClusters(&count, ring_kernel, &config), "cross_entropy_sm90: clusters");
+    const Launch launch(1, nullptr);
+    check(cudaOccupancyMaxActiveClusters(&count, ring_kernel, &launch.config), "cross_entropy_sm90: clusters");
   }
   if (device < kDevices) known[device].store(count + 1, std::memory_order_release);
   return count;
@@ -348,10 +355,8 @@ void cross_entropy_sm90(cudaStream_t stream, float* logits, int64_t ld, int64_t 
                         const float* scale, double* loss, uint8_t* correct) {
   if (n <= 0) return;
   const CrossEntropy c{logits, ld, static_cast<int>(vocab), targets, scale, loss, correct};
-  const int64_t clusters = std::min<int64_t>(resident_clusters(), n);
-  ring_kernel<<<static_cast<unsigned>(clusters * kBlocks), kThreads, sizeof(Memory), stream>>>(
-      c, n, static_cast<int>(share_of(vocab)));
-  check_launch("cross_entropy_sm90");
+  const Launch launch(std::min<int64_t>(resident_clusters(), n), stream);
+  check(cudaLaunchKernelEx(&launch.config, ring_kernel, c, n, static_cast<int>(share_of(vocab))), "cross_entropy_sm90");
 }
 
 }  // namespace tlora::cuda
