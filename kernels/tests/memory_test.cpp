@@ -238,6 +238,26 @@ std::string train(Rig& rig) {
   return bits;
 }
 
+// Without QK norm attention reads q and k where their product left them; with it every layer shares two buffers.
+TEST(rotated_positions_take_memory_only_with_norms) {
+  for (const char* type : {"llama", "qwen2", "mistral", "qwen3"}) {
+    const random_model::Folder folder(spec_of(type));
+    Rig rig(folder, {});
+    StepShape shape;
+    shape.tokens = shape.longest = 10;
+    shape.segments = shape.loss_rows = 1;
+    shape.train = true;
+    StepBuffers b = place_buffers(*rig.model, shape, reinterpret_cast<void*>(uintptr_t{4096}));  // reads and writes nothing
+    for (int i = 0; i < 4; ++i) {
+      const LayerBuffers& l = b.layer(i);
+      const Matrix k = columns(l.qkv, rig.model->module_out(TL_Q_PROJ), rig.model->backend().activation_bytes());
+      const bool in_place = l.q.data == l.qkv.data && l.q.ld == l.qkv.ld && l.k.data == k.data && l.k.ld == k.ld;
+      const bool shared = l.q.data == b.layer(0).q.data && l.k.data == b.layer(0).k.data && l.q.data != l.k.data;
+      CHECK_MSG(std::string(type) == "qwen3" ? shared && !in_place : in_place, "%s, layer %d", type, i);
+    }
+  }
+}
+
 TEST(recompute_policies_give_equal_bits) {
   const std::vector<std::vector<SlotSpec>> companies = {
       {{8, 127, 0}, {3, 1u << TL_V_PROJ | 1u << TL_O_PROJ | 1u << TL_UP_PROJ, 0.3f}, {20, 127, 0.1f}},

@@ -363,6 +363,13 @@ Bits run_attention(const Shape& shape, const Setting& setting) {
   std::memset(scratch, 0xff, static_cast<size_t>(scratch_bytes));
   lab.backend.attention_backward(lab.batch, attention, q, k, v, out, lse, dout, dqkv, scratch);
   for (int i = 0; i < 256; ++i) CHECK(scratch[scratch_bytes + i] == static_cast<char>(0xff));
+  // With the rotation undone: the two ops one after the other.
+  const RopeTable table = rope_table(lab, lab.batch.longest, d);
+  const Matrix fused = lab.poisoned(n, total), apart = lab.poisoned(n, total);
+  lab.backend.rotated_attention_backward(lab.batch, attention, q, k, v, out, lse, dout, table, fused, scratch);
+  lab.backend.attention_backward(lab.batch, attention, q, k, v, out, lse, dout, apart, scratch);
+  lab.backend.rope_backward(lab.batch, attention, apart, nullptr, nullptr, kEps, table, apart);
+  CHECK(lab.rows_of(0, fused, total) == lab.rows_of(0, apart, total));
   const Bits bits = lab.rows_of(0, out, heads * d) + lab.rows_of(0, dqkv, total);
   if (!setting.check) return bits;
 
