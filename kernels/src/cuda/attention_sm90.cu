@@ -45,7 +45,9 @@ namespace {
 
 constexpr int kOwnerRows = 128;   // of a work item: 64 for each consumer warpgroup
 constexpr int kThreads = 384;     // warpgroup 0: producer; 1 and 2: consumers
-constexpr int kArrivals = 256;    // when a slot is handed back: every reader's own, which racecheck follows too
+// Arrivals that hand a slot back. What threads have read themselves, they hand back themselves, each of them: racecheck follows
+// no other order. Of tiles, which wgmma reads, a warp's first lane does.
+constexpr int kReaders = 256, kReaderWarps = 8;
 constexpr int kPanelColumns = 64;  // of a 128-byte row of a swizzled tile
 constexpr int kPanelRowBytes = 128;
 constexpr int kProducerRegisters = 24;
@@ -341,6 +343,8 @@ __device__ __forceinline__ void mask_future(float (&s)[N], int row, int column) 
 constexpr bool kTakeTurns = true;
 constexpr int kWarpgroupBarrier = 1;  // + consumer: of the 128 threads of a consumer
 constexpr int kTurnBarrier = 3;       // + consumer
+constexpr int kValuesBarrier = 5;     // + stage: of consumers and the two warps that load lse and delta
+constexpr int kValuesThreads = 256 + 64;
 __device__ __forceinline__ void arrive_barrier(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
@@ -361,13 +365,13 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (shared_address(memory) % 1024 != 0) __trap();
     for (int i = 0; i < 2; ++i) {
       mbarrier_init(&control.q_full[i], 1);
-      mbarrier_init(&control.q_empty[i], kArrivals);
+      mbarrier_init(&control.q_empty[i], kReaders);
     }
     for (int i = 0; i < kStages; ++i) {
       mbarrier_init(&control.k_full[i], 1);
-      mbarrier_init(&control.k_empty[i], kArrivals);
+      mbarrier_init(&control.k_empty[i], kReaderWarps);
       mbarrier_init(&control.v_full[i], 1);
-      mbarrier_init(&control.v_empty[i], kArrivals);
+      mbarrier_init(&control.v_empty[i], kReaderWarps);
     }
     mbarrier_init_fence();
   }
@@ -416,7 +420,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   Ring<2> q_ring;
   Ring<kStages> k_ring, v_ring;
-  const auto release = [](uint64_t* barrier) { mbarrier_arrive(barrier); };
+  const auto release = [&](uint64_t* barrier) {
+    if (lane == 0) mbarrier_arrive(barrier);
+  };
   for (int round = 0; item_of(round) < a.items; ++round) {
     mbarrier_wait(&control.q_full[q_ring.stage], q_ring.phase);
     const Item item = control.item[q_ring.stage];
@@ -473,7 +479,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
       for (int i = 0; i < D / 2; ++i) out[i] *= shrink[i / 2 % 2];
     }
-    release(&control.q_empty[q_ring.stage]);
+    mbarrier_arrive(&control.q_empty[q_ring.stage]);
 
     char* const v_tile = memory + Memory::kV + v_ring.stage * Memory::kTile;
     const int real_rows = item.length - item.first;
@@ -588,11 +594,11 @@ __global__ void __launch_bounds__(kThreads, 1)
     if (shared_address(memory) % 1024 != 0) __trap();
     for (int i = 0; i < 2; ++i) {
       mbarrier_init(&control.owner_full[i], 1);
-      mbarrier_init(&control.owner_empty[i], kArrivals);
+      mbarrier_init(&control.owner_empty[i], kReaders);
     }
     for (int i = 0; i < kStages; ++i) {
       mbarrier_init(&control.stream_full[i], Keys ? 1 + kStreamRows : 1);
-      mbarrier_init(&control.stream_empty[i], kArrivals);
+      mbarrier_init(&control.stream_empty[i], kReaderWarps);
     }
     mbarrier_init_fence();
   }
@@ -641,6 +647,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     } else if (Keys && threadIdx.x >= 64) {  // two warps: 64 query rows
       const int index = static_cast<int>(threadIdx.x) - 64;
       Ring<kStages> ring{0, 1};
+      int used = 0;  // slots, until all have been
       for (int round = 0, item; (item = item_of(round)) < a.items; ++round) {
         const AttentionTile tile = tile_of(item / owner_heads);
         int head = item % owner_heads * a.group;
@@ -652,7 +659,7 @@ __global__ void __launch_bounds__(kThreads, 1)
             const int64_t row = tile.start + at + index;
             const float lse = real ? __ldg(a.lse + row * a.heads + head) : INFINITY;  // p = 0
             const float delta = real ? __ldg(a.delta + head * a.padded_rows + row) : 0.0f;
-            mbarrier_wait(&control.stream_empty[ring.stage], ring.phase);
+            if (used++ >= kStages) named_barrier(kValuesBarrier + ring.stage, kValuesThreads);
             control.lse[ring.stage][index] = lse * kLog2E;
             control.delta[ring.stage][index] = delta * a.scale;
             mbarrier_arrive(&control.stream_full[ring.stage]);
@@ -671,7 +678,12 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   Ring<2> owner_ring;
   Ring<kStages> ring;
-  const auto release = [](uint64_t* barrier) { mbarrier_arrive(barrier); };
+  // A tile; for dk, dv also the queries' lse and delta, by a barrier that a warp arrives on at once.
+  const auto release = [&](int stage) {
+    __syncwarp();
+    if (lane == 0) mbarrier_arrive(&control.stream_empty[stage]);
+    if (Keys) arrive_barrier(kValuesBarrier + stage, kValuesThreads);
+  };
   for (int round = 0; item_of(round) < a.items; ++round) {
     mbarrier_wait(&control.owner_full[owner_ring.stage], owner_ring.phase);
     const Item item = control.item[owner_ring.stage];
@@ -705,7 +717,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         mbarrier_wait(&control.stream_full[ring.stage], ring.phase);
         // All pairs of the tile are in the future, or none of the warpgroup's rows is real.
         if (limit <= 0 || (Keys ? at < own_first : at > own_first)) {
-          release(&control.stream_empty[ring.stage]);
+          release(ring.stage);
           ring.next();
           continue;
         }
@@ -724,7 +736,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         wgmma_commit();
         wgmma_wait<1>();  // the last tile's product
         hold(sum_x);
-        if (held >= 0) release(&control.stream_empty[held]);
+        if (held >= 0) release(held);
         hold(t);
         wgmma_fence();
         multiply_scores<kStreamRows, D>(t, owner_b, descriptor_k_major(y_tile));
@@ -795,8 +807,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
     wgmma_wait<0>();
     hold(sum_x);
-    if (held >= 0) release(&control.stream_empty[held]);
-    release(&control.owner_empty[owner_ring.stage]);
+    if (held >= 0) release(held);
+    mbarrier_arrive(&control.owner_empty[owner_ring.stage]);
     owner_ring.next();
 
     const float one[2] = {1.0f, 1.0f};

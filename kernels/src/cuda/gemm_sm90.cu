@@ -14,10 +14,10 @@
 // Rotary positions (Gemm::rotation): tiles begin at a head and are a whole number of heads wide, so a lane holds both
 // elements of every pair of its rows. The rounded tile turns in registers before it is stored.
 //
-// The adapters' strips are further stages after those of the base: a stage holds up to 64 strip columns of one adapter, of
-// which only its own 16-column slices are multiplied. So a row block pays for the adapters that have rows in it, not for all
-// of the batch. The two CTAs of a cluster may need different numbers of them; the shorter list is filled up with stages that
-// load nothing, because the ring's slots are shared.
+// The adapters' strips are further stages after those of the base: a stage holds up to four slices of 16 strip columns, each
+// loaded by itself, of any adapters and parts in order; or, in one piece, a chunk of 64 columns of one adapter. So a row block
+// pays for the adapters that have rows in it, not for all of the batch. The two CTAs of a cluster may need different numbers of
+// stages; the shorter list is filled up with stages that load nothing, because the ring's slots are shared.
 #include "cuda/hopper.h"
 #include "cuda/kernels.h"
 #include "cuda/rotary.h"
@@ -47,7 +47,9 @@ struct Ring {
 };
 
 struct Maps {
-  CUtensorMap a, b, strip, home;
+  CUtensorMap a, b;
+  CUtensorMap strip, home;              // boxes of a chunk of 64 strip columns
+  CUtensorMap strip_slice, home_slice;  // of a slice of 16
 };
 
 struct Arguments {
@@ -122,6 +124,26 @@ __device__ __forceinline__ StripList strips_of(const Arguments& g, int block) {
   return {__ldg(g.chunk_first + block), __ldg(g.chunk_first + block + 1)};
 }
 
+// What strip_info says of a stage: how many slices it holds, and
+constexpr int kWideStage = 8;    // that they are a chunk in one piece
+constexpr int kLastStage = 256;  // that it is the tile's last
+
+// The stages that chunks take, in the order they are added.
+struct StripStages {
+  int whole = 0, slices = 0;  // finished stages, and slices in the one after them
+  __device__ __forceinline__ void add(const StripChunk& chunk) {
+    if (chunk.slices == 4) {
+      whole += 1 + (slices > 0);
+      slices = 0;
+    } else {
+      slices += chunk.slices;
+      whole += slices / 4;
+      slices %= 4;
+    }
+  }
+  __device__ __forceinline__ int count() const { return whole + (slices > 0); }
+};
+
 // visit(part, chunk) for the strips of a row block that columns of `column_part` use.
 template <class Visit>
 __device__ __forceinline__ void for_strips(const Arguments& g, const StripList& list, int column_part, const Visit& visit) {
@@ -143,11 +165,12 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
   static_assert(!Residual || (KMajor && !Fp32 && !Gated && HeadDim == 0), "a residual is added to a forward product");
   constexpr int kStages = Ring<BN>::kStages, kStageBytes = Ring<BN>::kStageBytes;
   constexpr int kHalf = BN / 2;
+  constexpr int kSliceABytes = kBlockRows * 32, kSliceBBytes = BN * 32, kSliceBytes = kSliceABytes + kSliceBBytes;
   extern __shared__ char raw[];
   char* const ring = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(raw) + 1023) & ~uintptr_t{1023});
   uint64_t* const full = reinterpret_cast<uint64_t*>(ring + kStages * kStageBytes);
   uint64_t* const empty = full + kStages;
-  int* const strip_info = reinterpret_cast<int*>(empty + kStages);  // slices, and 256 in a tile's last strip stage
+  int* const strip_info = reinterpret_cast<int*>(empty + kStages);
 
   const uint32_t rank = cluster_rank();
   // Broadcast, so that the compiler knows that a warp takes one path.
@@ -191,11 +214,11 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
           own_list = strips_of(g, t.block);
           partner_list = strips_of(g, t.block ^ 1);
         }
-        int own = 0, partner = 0;
+        StripStages own, partner;
         for (int k = 0; k < g.k_blocks; ++k, advance()) {
           if (k == g.k_blocks / 2) {
-            for_strips(g, own_list, t.part, [&](int, const StripChunk&) { ++own; });
-            for_strips(g, partner_list, t.part, [&](int, const StripChunk&) { ++partner; });
+            for_strips(g, own_list, t.part, [&](int, const StripChunk& chunk) { own.add(chunk); });
+            for_strips(g, partner_list, t.part, [&](int, const StripChunk& chunk) { partner.add(chunk); });
           }
           mbarrier_wait(empty + stage, phase ^ 1);
           char* const a = ring + stage * kStageBytes;
@@ -213,33 +236,60 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
           }
         }
         if (g.strip_parts == 0) continue;
-        const int count = max(1, max(own, partner));
-        int done = 0;
-        for_strips(g, own_list, t.part, [&](int p, const StripChunk& chunk) {
-          mbarrier_wait(empty + stage, phase ^ 1);
-          char* const a = ring + stage * kStageBytes;
-          char* const b = a + kOperandABytes;
-          strip_info[stage] = chunk.slices + (++done == count ? 256 : 0);
-          mbarrier_arrive_expect(full + stage, kStageBytes);
-          tma_load(a, &maps.strip, full + stage, chunk.batch_column, p * g.strip_rows + row);
-          if constexpr (Gated) {
-            // The other half gets the zeros that lie behind the matrix.
-            tma_load(b, &maps.home, full + stage, chunk.home_column, p == 0 ? t.column : 2 * width);
-            tma_load(b + kHalf * 128, &maps.home, full + stage, chunk.home_column, p == 0 ? 2 * width : t.column + width);
-          } else if constexpr (KMajor) {
-            tma_load(b, &maps.home, full + stage, chunk.home_column, t.column);
-            tma_load(b + kHalf * 128, &maps.home, full + stage, chunk.home_column, t.column + kHalf);
-          } else {
-#pragma unroll
-            for (int c = 0; c < BN / 64; ++c)
-              tma_load(b + c * (kDepth * 128), &maps.home, full + stage, t.column + c * 64, p * g.capacity + chunk.home_column);
-          }
+        const int count = max(1, max(own.count(), partner.count()));
+        int done = 0, slices = 0;
+        auto finish_stage = [&](int info, uint32_t bytes) {
+          strip_info[stage] = info + (++done == count ? kLastStage : 0);
+          if (bytes) mbarrier_arrive_expect(full + stage, bytes);
+          else mbarrier_arrive(full + stage);
           advance();
+        };
+        auto finish_slices = [&] {
+          finish_stage(slices, slices * kSliceBytes);
+          slices = 0;
+        };
+        for_strips(g, own_list, t.part, [&](int p, const StripChunk& chunk) {
+          const int strip_row = p * g.strip_rows + row, home_row = p * g.capacity + chunk.home_column;
+          // Gated: the other half gets the zeros that lie behind the matrix.
+          const int first_row = Gated && p > 0 ? 2 * width : t.column;
+          const int second_row = !Gated ? t.column + kHalf : p > 0 ? t.column + width : 2 * width;
+          if (chunk.slices == 4) {
+            if (slices > 0) finish_slices();
+            mbarrier_wait(empty + stage, phase ^ 1);
+            char* const a = ring + stage * kStageBytes;
+            char* const b = a + kOperandABytes;
+            tma_load(a, &maps.strip, full + stage, chunk.batch_column, strip_row);
+            if constexpr (KMajor) {
+              tma_load(b, &maps.home, full + stage, chunk.home_column, first_row);
+              tma_load(b + kHalf * 128, &maps.home, full + stage, chunk.home_column, second_row);
+            } else {
+#pragma unroll
+              for (int c = 0; c < BN / 64; ++c)
+                tma_load(b + c * (kDepth * 128), &maps.home, full + stage, t.column + c * 64, home_row);
+            }
+            finish_stage(4 | kWideStage, kStageBytes);
+            return;
+          }
+          for (int i = 0; i < chunk.slices; ++i) {
+            if (slices == 0) mbarrier_wait(empty + stage, phase ^ 1);
+            char* const a = ring + stage * kStageBytes + slices * kSliceABytes;
+            char* const b = ring + stage * kStageBytes + kOperandABytes + slices * kSliceBBytes;
+            tma_load(a, &maps.strip_slice, full + stage, chunk.batch_column + i * 16, strip_row);
+            if constexpr (KMajor) {
+              tma_load(b, &maps.home_slice, full + stage, chunk.home_column + i * 16, first_row);
+              tma_load(b + kSliceBBytes / 2, &maps.home_slice, full + stage, chunk.home_column + i * 16, second_row);
+            } else {
+#pragma unroll
+              for (int c = 0; c < BN / 64; ++c)
+                tma_load(b + c * (16 * 128), &maps.home_slice, full + stage, t.column + c * 64, home_row + i * 16);
+            }
+            if (++slices == 4) finish_slices();
+          }
         });
-        for (; done < count; advance()) {
+        if (slices > 0) finish_slices();
+        while (done < count) {
           mbarrier_wait(empty + stage, phase ^ 1);
-          strip_info[stage] = ++done == count ? 256 : 0;
-          mbarrier_arrive(full + stage);
+          finish_stage(0, 0);
         }
       }
     }
@@ -256,21 +306,29 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
       mbarrier_arrive(empty + slot);
       if (thread == 0) mbarrier_arrive_cluster(empty + slot, rank ^ 1);
     };
-    auto multiply = [&](int slices, bool fresh) {
+    // The four slices of a stage of 64.
+    auto multiply = [&](bool fresh) {
       const char* const a = ring + stage * kStageBytes + consumer * 64 * 128;
       const char* const b = ring + stage * kStageBytes + kOperandABytes;
-      uint64_t da = descriptor_k_major(a);
-      uint64_t db = KMajor ? descriptor_k_major(b) : descriptor_mn_major(b, kDepth * 128);
+      const uint64_t da = descriptor_k_major(a);
+      const uint64_t db = KMajor ? descriptor_k_major(b) : descriptor_mn_major(b, kDepth * 128);
       wgmma_fence();
-      if (slices == 4) {
 #pragma unroll
-        for (int s = 0; s < 4; ++s)
-          wgmma<BN, KMajor ? 0 : 1>(sums, da + s * kDescriptorStepKMajor,
-                                    db + s * (KMajor ? kDescriptorStepKMajor : kDescriptorStepMnMajor), !(fresh && s == 0));
-      } else {
-        for (int s = 0; s < slices; ++s)
-          wgmma<BN, KMajor ? 0 : 1>(sums, da + s * kDescriptorStepKMajor,
-                                    db + s * (KMajor ? kDescriptorStepKMajor : kDescriptorStepMnMajor), 1);
+      for (int s = 0; s < 4; ++s)
+        wgmma<BN, KMajor ? 0 : 1>(sums, da + s * kDescriptorStepKMajor,
+                                  db + s * (KMajor ? kDescriptorStepKMajor : kDescriptorStepMnMajor), !(fresh && s == 0));
+      wgmma_commit();
+    };
+    auto multiply_slices = [&](int slices) {
+      const char* const a = ring + stage * kStageBytes + consumer * 64 * 32;
+      const char* const b = ring + stage * kStageBytes + kOperandABytes;
+      uint64_t da = descriptor_k_major_32(a);
+      uint64_t db = KMajor ? descriptor_k_major_32(b) : descriptor_mn_major(b, 16 * 128);
+      wgmma_fence();
+      for (int s = 0; s < slices; ++s) {
+        wgmma<BN, KMajor ? 0 : 1>(sums, da, db, 1);
+        da += kSliceABytes >> 4;
+        db += kSliceBBytes >> 4;
       }
       wgmma_commit();
     };
@@ -297,21 +355,23 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
         if (out_row[half] && columns < out_columns)
           *reinterpret_cast<uint4*>(out + half * 8 * g.ldc + columns + (i < kGates ? 0 : width)) = block;
       }
+    };
+
+    // Half of the activation of 32 columns. Steps of their own: its arithmetic beside the stores' would take longer than a product.
+    constexpr int kActs = Gated ? 2 * kGates : 0;
+    auto store_act = [&](int step) {
       if constexpr (Gated) {
-        if (i < kGates)
+        const int i = step / 2, half = step % 2;
+        uint32_t word[4];
 #pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            uint32_t word[4];
-#pragma unroll
-            for (int j = 0; j < 4; ++j) {
-              const uint32_t gate = packed[i * 8 + half * 4 + j], up = packed[(i + kGates) * 8 + half * 4 + j];
-              const float low = __uint_as_float(gate << 16), high = __uint_as_float(gate & 0xffff0000u);
-              word[j] = pack2(activate(low, sigmoid(low), __uint_as_float(up << 16)),
-                              activate(high, sigmoid(high), __uint_as_float(up & 0xffff0000u)));
-            }
-            const uint4 block = exchange_in_quad(word, lane % 4);
-            if (out_row[half] && columns < out_columns) *reinterpret_cast<uint4*>(act + half * 8 * g.ld_act + columns) = block;
-          }
+        for (int j = 0; j < 4; ++j) {
+          const uint32_t gate = packed[i * 8 + half * 4 + j], up = packed[(i + kGates) * 8 + half * 4 + j];
+          const float low = __uint_as_float(gate << 16), high = __uint_as_float(gate & 0xffff0000u);
+          word[j] = pack2(activate(low, sigmoid(low), __uint_as_float(up << 16)),
+                          activate(high, sigmoid(high), __uint_as_float(up & 0xffff0000u)));
+        }
+        const uint4 block = exchange_in_quad(word, lane % 4);
+        if (out_row[half] && i * 32 < out_columns) *reinterpret_cast<uint4*>(act + half * 8 * g.ld_act + i * 32) = block;
       }
     };
 
@@ -344,7 +404,7 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
       int previous = -1;
       auto product = [&](bool fresh, auto&& beside) {
         mbarrier_wait(full + stage, phase);
-        multiply(4, fresh);
+        multiply(fresh);
         beside();
         if (!fresh) {
           wgmma_wait<1>();
@@ -365,12 +425,16 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
             for (int i = 0; i < kRotations; ++i) rotate_step(i);
           }
         }
-        if (g.k_blocks >= kStores) {
+        if (g.k_blocks >= kStores + kActs) {
 #pragma unroll
           for (int i = 0; i < kStores; ++i, ++k) product(k == 0, [&] { store(i); });
+#pragma unroll
+          for (int i = 0; i < kActs; ++i, ++k) product(false, [&] { store_act(i); });
         } else {
 #pragma unroll
           for (int i = 0; i < kStores; ++i) store(i);
+#pragma unroll
+          for (int i = 0; i < kActs; ++i) store_act(i);
         }
       }
       const int own_row = t.block * kBlockRows + consumer * 64 + warp * 16 + lane / 4, column = t.column;
@@ -420,8 +484,9 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
         for (bool last = false; !last; advance()) {
           mbarrier_wait(full + stage, phase);
           const int info = __shfl_sync(~0u, strip_info[stage], 0);
-          last = info >= 256;
-          multiply(info & 255, false);
+          last = info >= kLastStage;
+          if (info & kWideStage) multiply(false);
+          else multiply_slices(info & (kWideStage - 1));
           wgmma_wait<1>();
           release(previous);
           previous = stage;
@@ -480,6 +545,8 @@ __global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(kThreads, 1)
       for (int i = 0; i < kRotations; ++i) rotate_step(i);
 #pragma unroll
       for (int i = 0; i < kStores; ++i) store(i);
+#pragma unroll
+      for (int i = 0; i < kActs; ++i) store_act(i);
     }
   }
   // The partner may still send into this CTA's slots or arrive on its barriers.
@@ -635,10 +702,16 @@ void gemm_sm90(cudaStream_t stream, const Gemm& g) {
   maps.b = g.b_is_k_major ? tensor_map(g.b, 2, g.n, g.k, g.ldb, bn / 2, 64) : tensor_map(g.b, 2, g.k, g.n, g.ldb, kDepth / 2, 64);
   if (g.strip) {
     maps.strip = tensor_map(g.strip, 2, g.parts * g.strip_rows, g.ld_strip, g.ld_strip, kBlockRows, 64);
-    maps.home = g.b_is_k_major ? tensor_map(g.home, 2, g.n, g.capacity, g.ld_home, bn / 2, 64)
-                               : tensor_map(g.home, 2, g.parts * g.capacity, g.n, g.ld_home, kDepth, 64);
+    maps.strip_slice = tensor_map(g.strip, 2, g.parts * g.strip_rows, g.ld_strip, g.ld_strip, kBlockRows, 16);
+    if (g.b_is_k_major) {
+      maps.home = tensor_map(g.home, 2, g.n, g.capacity, g.ld_home, bn / 2, 64);
+      maps.home_slice = tensor_map(g.home, 2, g.n, g.capacity, g.ld_home, bn / 2, 16);
+    } else {
+      maps.home = tensor_map(g.home, 2, g.parts * g.capacity, g.n, g.ld_home, kDepth, 64);
+      maps.home_slice = tensor_map(g.home, 2, g.parts * g.capacity, g.n, g.ld_home, 16, 64);
+    }
   } else {
-    maps.strip = maps.home = maps.a;
+    maps.strip = maps.home = maps.strip_slice = maps.home_slice = maps.a;
   }
   if (bn == 256) launch_width<256>(stream, g, maps, a);
   else if (bn == 192) launch_width<192>(stream, g, maps, a);

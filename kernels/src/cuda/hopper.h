@@ -15,7 +15,7 @@ namespace tlora::cuda {
 // ---- host ----------------------------------------------------------------------------------------------------------------
 
 // A tensor map of a row-major matrix [rows, columns] of `element` bytes per element with leading dimension ld (elements),
-// for boxes of box_columns x box_rows in the 128-byte swizzle: box_columns * element must be 128. What lies outside the
+// for boxes of box_columns x box_rows: box_columns * element is 128, or 32, and so is the swizzle. What lies outside the
 // matrix reads as zero and is not written. base 16-byte aligned, ld * element a multiple of 16.
 CUtensorMap tensor_map(const void* base, int element, int64_t rows, int64_t columns, int64_t ld, int box_rows, int box_columns);
 
@@ -141,6 +141,10 @@ __device__ __forceinline__ void registers_down() {
 // K-major: rows of 64 elements of K = 128 bytes, groups of 8 rows 1,024 bytes apart; 16 further elements of K = + 32 bytes.
 __device__ __forceinline__ uint64_t descriptor_k_major(const void* tile) {
   return (uint64_t{1} << 62) | (uint64_t{1024 >> 4} << 32) | (uint64_t{1} << 16) | ((shared_address(tile) & 0x3ffff) >> 4);
+}
+// K-major in the 32-byte swizzle: rows of 16 elements of K = 32 bytes, groups of 8 rows 256 bytes apart.
+__device__ __forceinline__ uint64_t descriptor_k_major_32(const void* tile) {
+  return (uint64_t{3} << 62) | (uint64_t{256 >> 4} << 32) | (uint64_t{1} << 16) | ((shared_address(tile) & 0x3ffff) >> 4);
 }
 // MN-major: rows of 64 elements of M or N = 128 bytes, one row for each element of K; groups of 8 of K 1,024 bytes apart,
 // the next 64 of M or N `block_bytes` further; 16 further elements of K = + 2,048 bytes.

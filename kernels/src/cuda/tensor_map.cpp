@@ -32,8 +32,8 @@ CUtensorMap tensor_map(const void* base, int element, int64_t rows, int64_t colu
   const cuuint32_t step[2] = {1, 1};
   const CUresult status = encode()(&map, element == 4 ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2,
                                    const_cast<void*>(base), size, stride, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                   CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+                                   box_columns * element == 32 ? CU_TENSOR_MAP_SWIZZLE_32B : CU_TENSOR_MAP_SWIZZLE_128B,
+                                   CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (status != CUDA_SUCCESS)
     throw Error(TL_INTERNAL, "cuTensorMapEncodeTiled of [" + std::to_string(rows) + ", " + std::to_string(columns) + "] with ld " +
                                  std::to_string(ld) + ": status " + std::to_string(static_cast<int>(status)));
