@@ -442,6 +442,25 @@ TEST(gemm_strip_ranks) {
     }
 }
 
+// Chunks of two and three slices, whose slices meet in stages with those of other adapters and parts, before and behind chunks
+// of four; a block with more of them than its partner in the cluster.
+TEST(gemm_strip_slices_share_stages) {
+  REQUIRE_GPU();
+  for (const bool k_major : {true, false})
+    for (const bool residual : {false, true}) {
+      Setup s;
+      s.k_major = k_major;
+      s.part_n = residual ? std::vector<int64_t>{520} : std::vector<int64_t>{512, 136, 128};
+      s.n = residual ? 520 : k_major ? 776 : 264;
+      s.k = 200;
+      s.residual = residual ? 1 : 0;
+      s.adapters = {{33, 7, 0}, {17, 5, 0}, {48, 7, 0}, {64, 7, 0}, {2, 3, 0}, {112, 7, 0}, {30, 6, 0}};
+      s.adapter_content = {51, 52, 53, 54, 55, 56, 57};
+      s.sequences = {{0, 10, 1}, {1, 11, 2}, {2, 20, 3}, {3, 7, 4}, {4, 60, 5}, {5, 20, 6}, {6, 130, 7}, {2, 126, 8}, {-1, 5, 9}, {0, 300, 10}};
+      run_and_check(s);
+    }
+}
+
 // The rows of contents 4 and 6 (ranks 200 and 64): alone; among others; among hostile others at another place, in other
 // batch columns and another home; with fewer rows behind them.
 void isolation(int64_t n1, int64_t n2, int64_t backward_n, int64_t k, int64_t more_rows) {
