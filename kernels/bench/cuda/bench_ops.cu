@@ -523,7 +523,7 @@ class Bench {
   // Without norms. The angles stay as long as the work does.
   cuda::RopeArguments rope_arguments(Work& w, const Lab& lab, int64_t dim) {
     std::vector<float> cosine, sine;
-    for (int64_t t = 0; t < lab.batch.longest; ++t)
+    for (int64_t t = 0; t < lab.batch.segments[0].length; ++t)  // all are as long
       for (int64_t i = 0; i < dim / 2; ++i) {
         const double angle = real(t) * std::pow(500000.0, -2.0 * real(i) / real(dim));
         cosine.push_back(static_cast<float>(std::cos(angle)));
@@ -545,7 +545,7 @@ class Bench {
   Work rope(const std::shared_ptr<Lab>& lab, bool backward, bool norms) {
     Work w;
     const int64_t n = lab->batch.tokens, rotated = kQ + kKv;
-    w.bytes = real(n * rotated * 2 * (backward && norms ? 3 : 2) + lab->batch.longest * kHeadDim * 4);
+    w.bytes = real(n * rotated * 2 * (backward && norms ? 3 : 2) + lab->batch.segments[0].length * kHeadDim * 4);
     w.sets = sets_for(w.bytes);
     cuda::RopeArguments rope = rope_arguments(w, *lab, kHeadDim);
     if (norms) {
