@@ -71,8 +71,6 @@ const loads = [0.7, 0.9, 1.05];
 /** So that jobs wait beside groups of five to ten; the tables say for how much of the time they do. */
 export const saturatedLoad = 10;
 const warmShare = 0.1;
-/** Its durations and arrivals are the same with each. */
-const mostPhillySeeds = 3;
 const gpus = 128;
 
 export function sectionsOf(size: ReportSize): Section[] {
@@ -90,7 +88,7 @@ export function sectionsOf(size: ReportSize): Section[] {
         warmShare,
       },
       loads,
-      seeds: Math.min(seeds, mostPhillySeeds),
+      seeds,
       policies: policyNames,
       what:
         "Jobs of the real Philly trace with at most 8 GPUs, exact durations and GPU counts; seeds draw ranks, batches and bases.",
