@@ -122,14 +122,7 @@ __device__ __forceinline__ void take_walk(unsigned char* shared, const Tables& t
       unpack8(*of_gate, gates);
       unpack8(*of_up, ups);
       unpack8(*of_dact, dy);
-#pragma unroll
-      for (int e = 0; e < 8; ++e) {
-        const float s = sigmoid(gates[e]);
-        const GatedGradients d = gradients(gates[e], s, ups[e], dy[e]);
-        dy[e] = activate(gates[e], s, ups[e]);
-        gates[e] = d.gate;
-        ups[e] = d.up;
-      }
+      turn_over8(gates, ups, dy);
       const uint4 dgate = pack8(gates), dup = pack8(ups), act = pack8(dy);
       if constexpr (kSlices > 0) {
         *of_gate = dgate;

@@ -629,8 +629,9 @@ void launch_width(cudaStream_t stream, const Gemm& g, const Maps& maps, const Ar
   }
 }
 
-// What the copy engine asks of addresses, and which products there is a kernel for; only models of odd widths fail it.
-bool aligned(const Gemm& g, bool by_part) {
+// Whether a kernel here takes the product: what the copy engine asks of addresses, and which additions there are. Only models of
+// odd widths fail it in a step.
+bool has_kernel(const Gemm& g, bool by_part) {
   auto whole = [](const void* p, int64_t ld, int64_t element) {
     return reinterpret_cast<uintptr_t>(p) % 16 == 0 && ld * element % 16 == 0;
   };
@@ -648,7 +649,7 @@ bool aligned(const Gemm& g, bool by_part) {
 }  // namespace
 
 bool gemm_sm90_gives_act(const Gemm& g) {
-  return g.b_is_k_major && g.parts == 2 && g.part_n[0] == g.part_n[1] && !g.out_fp32 && !g.bias && !g.residual && aligned(g, true) &&
+  return g.b_is_k_major && g.parts == 2 && g.part_n[0] == g.part_n[1] && !g.out_fp32 && !g.bias && !g.residual && has_kernel(g, true) &&
          reinterpret_cast<uintptr_t>(g.act) % 16 == 0 && g.ld_act % 8 == 0;
 }
 
@@ -657,14 +658,14 @@ bool gemm_sm90_rotates(const Gemm& g) {
   if ((r.head_dim != 64 && r.head_dim != 128) || r.columns % r.head_dim) return false;
   for (int p = 0; p + 1 < g.parts; ++p)  // tiles begin where parts do
     if (g.part_n[p] % r.head_dim) return false;
-  return g.b_is_k_major && !g.out_fp32 && !g.act && !g.residual && aligned(g, true) &&
+  return g.b_is_k_major && !g.out_fp32 && !g.act && !g.residual && has_kernel(g, true) &&
          reinterpret_cast<uintptr_t>(r.cosine) % 8 == 0 && reinterpret_cast<uintptr_t>(r.sine) % 8 == 0;
 }
 
 void gemm_sm90(cudaStream_t stream, const Gemm& g) {
   // Columns are cut by part only where a strip belongs to some of them; gated tiles have columns of both.
   const bool by_part = g.b_is_k_major && g.strip && g.parts > 1 && !g.act;
-  if (!aligned(g, by_part)) return gemm_generic(stream, g);
+  if (!has_kernel(g, by_part)) return gemm_generic(stream, g);
   const int bn = tile_width(g, by_part, processor_count() / 2);
 
   Arguments a{};

@@ -66,14 +66,7 @@ __global__ __launch_bounds__(kThreads) void backward_kernel(bf16* gate_up, int64
     unpack8(raw_gate[k], g);
     unpack8(raw_up[k], u);
     unpack8(raw_dy[k], dy);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-      const float s = sigmoid(g[j]);
-      const GatedGradients d = gradients(g[j], s, u[j], dy[j]);
-      dy[j] = activate(g[j], s, u[j]);
-      g[j] = d.gate;
-      u[j] = d.up;
-    }
+    turn_over8(g, u, dy);
     *reinterpret_cast<uint4*>(gate + column) = pack8(g);
     *reinterpret_cast<uint4*>(up + column) = pack8(u);
     if (act) *reinterpret_cast<uint4*>(act + t * ld_act + column) = pack8(dy);

@@ -27,5 +27,16 @@ __device__ __forceinline__ GatedGradients gradients(float g, float s, float u, f
   const float slope = s * fmaf(g, 1.0f - s, 1.0f);
   return {dy * u * slope, dy * (g * s)};
 }
+// Of eight elements: gate and up become their gradients, dy becomes act.
+__device__ __forceinline__ void turn_over8(float (&gate)[8], float (&up)[8], float (&dy)[8]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const float s = sigmoid(gate[i]);
+    const GatedGradients d = gradients(gate[i], s, up[i], dy[i]);
+    dy[i] = activate(gate[i], s, up[i]);
+    gate[i] = d.gate;
+    up[i] = d.up;
+  }
+}
 
 }  // namespace tlora::cuda

@@ -145,6 +145,19 @@ struct AdapterSpec {
   uint32_t targets;
   float dropout;
 };
+// An adapter in tests of LoRA kernels: what else it has (weights, seed, scale, first gradient) follows from the identity,
+// wherever it is in the batch.
+struct Job {
+  int identity;
+  int rank;
+  uint32_t targets;
+  float dropout;
+};
+inline std::vector<AdapterSpec> specs_of(const std::vector<Job>& jobs) {
+  std::vector<AdapterSpec> specs;
+  for (const Job& j : jobs) specs.push_back({j.rank, j.targets, j.dropout});
+  return specs;
+}
 struct SequenceSpec {
   int adapter;       // index, or -1 for the frozen base
   int64_t length;

@@ -14,20 +14,6 @@ constexpr uint32_t kAll = 0x7f, kQuery = 1u << TL_Q_PROJ;
 constexpr uint32_t kGate = 1u << TL_GATE_PROJ, kUp = 1u << TL_UP_PROJ, kDown = 1u << TL_DOWN_PROJ;
 constexpr int64_t kHidden = 40;
 
-// Scale and first gradient follow from the identity.
-struct Job {
-  int identity;
-  int rank;
-  uint32_t targets;
-  float dropout;
-};
-
-std::vector<AdapterSpec> specs_of(const std::vector<Job>& jobs) {
-  std::vector<AdapterSpec> specs;
-  for (const Job& j : jobs) specs.push_back({j.rank, j.targets, j.dropout});
-  return specs;
-}
-
 double value(uint64_t seed, uint64_t content, int64_t t, int64_t c) {
   if (content >= kBroken) return (t + c) % 3 ? NAN : INFINITY;
   return noise(seed, content, static_cast<uint64_t>(t), static_cast<uint64_t>(c));

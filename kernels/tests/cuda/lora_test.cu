@@ -18,20 +18,6 @@ struct Shape {
   int64_t in;
   std::vector<int64_t> out;
 };
-// Weights, seed, scale and first gradient follow from the identity.
-struct Job {
-  int identity;
-  int rank;
-  uint32_t targets;
-  float dropout;
-};
-
-std::vector<AdapterSpec> specs_of(const std::vector<Job>& jobs) {
-  std::vector<AdapterSpec> specs;
-  for (const Job& j : jobs) specs.push_back({j.rank, j.targets, j.dropout});
-  return specs;
-}
-
 // Everything the LoRA kernels of one group read and write, outputs poisoned.
 class Lab {
  public:
